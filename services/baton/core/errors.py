@@ -1,0 +1,123 @@
+"""The error tree. Gateways map it to HTTP and gRPC in `gateway.errors`, nowhere else.
+
+Every error has a machine-readable `code` that crosses process boundaries, a message that says what
+to do, and says whether a new attempt on another worker may succeed.
+"""
+
+from __future__ import annotations
+
+
+class BatonError(Exception):
+    """Root of all errors that a caller may see."""
+
+    code = "internal_error"
+    retryable = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequestError(BatonError):
+    """The request cannot be served as it stands; sending it again will not help."""
+
+    code = "invalid_request"
+
+
+class UnsupportedError(InvalidRequestError):
+    """Asked for something that Baton does not serve yet."""
+
+    code = "unsupported"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and requested output do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """The body is larger than the gateway accepts."""
+
+    code = "payload_too_large"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """No such model here."""
+
+    code = "model_not_found"
+
+
+class UnauthenticatedError(BatonError):
+    """The caller did not show the deployment's token."""
+
+    code = "unauthenticated"
+
+
+class OverloadedError(BatonError):
+    """The queue is full; try again later."""
+
+    code = "overloaded"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(BatonError):
+    """No worker can take it now."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class DeadlineExceededError(BatonError):
+    """The request's deadline passed."""
+
+    code = "deadline_exceeded"
+
+
+class CancelledRequestError(BatonError):
+    """The client went away, or the gateway is shutting down."""
+
+    code = "cancelled"
+
+
+class WorkerLostError(BatonError):
+    """A worker died or became unreachable while it held the request."""
+
+    code = "worker_lost"
+    retryable = True
+
+
+class HandoffError(BatonError):
+    """The KV of a request could not be moved; its blocks were not read."""
+
+    code = "handoff_failed"
+    retryable = True
+
+
+class ConfigError(BatonError):
+    """Settings, flags or files are wrong; the process does not start."""
+
+    code = "config_error"
+
+
+class ModelLoadError(ConfigError):
+    """A model folder cannot be loaded."""
+
+    code = "model_load_error"
+
+
+def _tree(root: type[BatonError]) -> list[type[BatonError]]:
+    return [root, *(sub for child in root.__subclasses__() for sub in _tree(child))]
+
+
+_BY_CODE: dict[str, type[BatonError]] = {cls.code: cls for cls in _tree(BatonError)}
+
+
+def from_code(code: str, message: str) -> BatonError:
+    """Rebuild an error that another process reported; unknown codes become the root."""
+    return _BY_CODE.get(code, BatonError)(message)

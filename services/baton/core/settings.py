@@ -1,0 +1,207 @@
+"""The one tree of settings: flags, then environment (`BATON_GATEWAY__PORT`), then a YAML file.
+
+Only `cli` and `cluster.serve_app` build `Settings`; every other part is given its own group. Field
+docstrings become `docs/settings.md`. Loading, with errors for unknown names, is in
+`core.settings_loader`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32", "float64"]
+
+
+class Group(BaseModel):
+    """A branch of the tree: frozen, and a misspelt name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelSettings(Group):
+    """What is served."""
+
+    source: str = "baton-tiny"
+    """`baton-tiny`, a Hugging Face folder, or a hub id."""
+    name: str | None = None
+    """Name that clients use; by default the source's last path component."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    dtype: Dtype = "auto"
+    """Element type of weights and KV; auto takes the checkpoint's, float32 on a CPU without bf16."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the engine computes; auto takes CUDA when there is a GPU."""
+    max_model_len: int | None = Field(None, ge=1)
+    """Longest prompt plus output in tokens; by default what the model's config says."""
+
+
+class EngineSettings(Group):
+    """One worker's engine."""
+
+    kind: Literal["torch", "mock"] = "torch"
+    """torch computes; mock keeps time and invents tokens, with real blocks and handoffs."""
+    block_size: int = Field(16, ge=1, le=1024)
+    """Tokens in a KV block."""
+    kv_blocks: int | None = Field(None, ge=2)
+    """KV blocks in the pool; overrides kv_memory_bytes."""
+    kv_memory_bytes: int = Field(256 * 2**20, ge=1)
+    """Memory for the KV pool."""
+    max_batch_tokens: int = Field(1024, ge=1)
+    """Token budget of a step, shared by decode and prefill chunks."""
+    max_sequences: int = Field(256, ge=1)
+    """Sequences that run at once."""
+    deterministic: bool = False
+    """Reserved: batch-invariant numerics. Refused until the engine has them."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads of a worker; by default the cores divided by the workers on this machine."""
+    mock_prefill_us_per_token: float = Field(20.0, ge=0)
+    """Mock engine: microseconds of compute for a prompt token."""
+    mock_step_ms: float = Field(10.0, ge=0)
+    """Mock engine: milliseconds of a decode step."""
+    mock_step_us_per_sequence: float = Field(0.0, ge=0)
+    """Mock engine: microseconds that each sequence adds to a step."""
+    mock_noise: float = Field(0.0, ge=0, le=1)
+    """Mock engine: relative standard deviation of step times."""
+
+
+class PoolSettings(Group):
+    """How many workers of each role `baton serve` starts."""
+
+    prefill: int = Field(1, ge=0)
+    """Prefill workers; 0 makes the decode workers compute prompts too."""
+    decode: int = Field(1, ge=1)
+    """Decode workers."""
+
+
+class GatewaySettings(Group):
+    """The HTTP and gRPC front."""
+
+    host: str = "127.0.0.1"
+    """Address that HTTP and gRPC listen on."""
+    port: int = Field(8000, ge=0, le=65535)
+    """HTTP port; 0 takes any free one and prints it."""
+    grpc_port: int = Field(9000, ge=0, le=65535)
+    """gRPC port; 0 takes any free one and prints it."""
+    request_timeout_s: float = Field(300.0, gt=0)
+    """Deadline of a request that brings none."""
+    max_queue: int = Field(1024, ge=0)
+    """Requests that wait for a worker; beyond it clients get 429."""
+    max_body_bytes: int = Field(16 * 2**20, ge=1024)
+    """Largest request body."""
+    shutdown_grace_s: float = Field(2.0, ge=0)
+    """Time that open streams get when the gateway stops."""
+    max_attempts: int = Field(3, ge=1)
+    """Placements of a request in a row that bring no token before it fails."""
+    resume_window_s: float = Field(5.0, gt=0)
+    """How long a broken worker stream may take to resume before the worker counts as lost."""
+
+
+class RouterSettings(Group):
+    """Which worker gets a request."""
+
+    policy: str = "least_loaded"
+    """round_robin or least_loaded."""
+
+
+class WorkerSettings(Group):
+    """A worker process apart from its engine."""
+
+    host: str = "127.0.0.1"
+    """Address that the worker's gRPC server listens on; its port is dynamic."""
+    role: Literal["prefill", "decode", "any"] = "any"
+    """What the worker is for."""
+    worker_id: str | None = None
+    """Stable name; drawn when absent."""
+    lease_ttl_s: float = Field(10.0, gt=0)
+    """A worker that has not renewed for this long leaves the store."""
+    lease_renew_s: float = Field(2.0, gt=0)
+    """Time between renewals."""
+    session_grace_s: float = Field(5.0, gt=0)
+    """A gateway's session gone for this long has its requests cancelled."""
+
+
+class TransferSettings(Group):
+    """Moving KV between workers."""
+
+    transport: Literal["nixl", "inproc"] = "nixl"
+    """nixl between processes; inproc within one, for tests."""
+    ucx_net_devices: str | None = "lo"
+    """UCX_NET_DEVICES for NIXL: loopback by default; empty leaves UCX's own choice (all devices)."""
+    ucx_tls: str | None = None
+    """UCX_TLS for NIXL, for instance `tcp` to keep it from shared memory."""
+    offer_wait_s: float = Field(10.0, gt=0)
+    """Target: longest wait for an Offer after the submission."""
+    grant_wait_s: float = Field(10.0, gt=0)
+    """Source: longest wait for the first Grant after its Offer."""
+    commit_wait_s: float = Field(60.0, gt=0)
+    """Target: longest time without any progress between Grant and Commit."""
+    write_wait_s: float = Field(20.0, gt=0)
+    """Source: longest time that one write may take."""
+    accept_wait_s: float = Field(5.0, gt=0)
+    """Source: wait for Accepted before it asks again with Status."""
+    status_tries: int = Field(3, ge=1)
+    """Status questions before the source gives up."""
+    checksum: Literal["always", "off"] = "always"
+    """Check every written region; off only for benchmarks."""
+    max_ungranted_share: float = Field(0.25, gt=0, le=1)
+    """Share of the pool that finished but ungranted blocks may hold on a source."""
+    max_quarantined_share: float = Field(0.25, gt=0, le=1)
+    """Share of the pool in quarantine beyond which the transport agent is recreated."""
+
+
+class StoreSettings(Group):
+    """Discovery."""
+
+    url: str = "embedded"
+    """embedded, grpc://HOST:PORT or redis://HOST:PORT/DB."""
+    key_prefix: str = "baton"
+    """Prefix of every key: deployments that share a store keep apart by it."""
+
+
+class ClusterSettings(Group):
+    """Ray."""
+
+    ray_address: str | None = None
+    """Address of an existing Ray cluster; by default a local one is started."""
+    object_store_bytes: int = Field(100 * 2**20, ge=75 * 2**20)
+    """Memory of the local Ray's object store, which Baton hardly uses."""
+    start_timeout_s: float = Field(180.0, gt=0)
+    """Longest wait for all workers to be ready."""
+
+
+class LogSettings(Group):
+    """Logs, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    """Least severe level written."""
+    format: Literal["text", "json"] = "text"
+    """text for people, json for collectors."""
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BATON_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    model: ModelSettings = ModelSettings()
+    engine: EngineSettings = EngineSettings()
+    pools: PoolSettings = PoolSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    router: RouterSettings = RouterSettings()
+    worker: WorkerSettings = WorkerSettings()
+    transfer: TransferSettings = TransferSettings()
+    store: StoreSettings = StoreSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    log: LogSettings = LogSettings()
+    token_file: Path | None = None
+    """File with the deployment's token, made with mode 0600 when absent."""

@@ -1,0 +1,106 @@
+"""What the engine says after a step, and the memory it lends to transfers. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from baton.core.errors import BatonError
+from baton.core.request import FinishReason, TokenLogprobs
+
+# The worker's name of a submission: (session id, slot). The engine only compares it.
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One generated token. `position` is its index in the choice's output."""
+
+    key: Key
+    choice: int
+    position: int
+    token: int
+    finish: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A submission got its first compute (or its KV was adopted)."""
+
+    key: Key
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksReady:
+    """Source side: these blocks are final and may be sent.
+
+    `block_ids[g]` are the block ids of group g for the offered indices from `first_index[g]` on.
+    With `done` the whole prompt is computed and the first tokens are sampled (in this step's rows).
+    """
+
+    key: Key
+    first_index: tuple[int, ...]
+    block_ids: tuple[tuple[int, ...], ...]
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OfferDue:
+    """Source side: time to offer this submission's blocks to its target.
+
+    `hashes[g]` are the hashes of the full blocks of group g, `num_blocks[g]` counts all blocks, the
+    partial tail included. `num_tokens` tokens will be computed.
+    """
+
+    key: Key
+    num_tokens: int
+    hashes: tuple[tuple[bytes, ...], ...]
+    num_blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A submission cannot go on. Its resources are free again."""
+
+    key: Key
+    error: BatonError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheDelta:
+    """Full blocks that became reusable by others, or stopped being so, in one group."""
+
+    group: int
+    stored: tuple[bytes, ...] = ()
+    removed: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """Everything that one step changed."""
+
+    rows: list[TokenRow] = field(default_factory=list)
+    scheduled: list[Scheduled] = field(default_factory=list)
+    offers: list[OfferDue] = field(default_factory=list)
+    ready: list[BlocksReady] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    cache: list[CacheDelta] = field(default_factory=list)
+    num_prefill_tokens: int = 0
+    num_decode_tokens: int = 0
+    step_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What the engine is doing now."""
+
+    num_waiting: int
+    num_running: int
+    queued_prefill_tokens: int
+    free_blocks: int  # those held only as prefix cache included
+    cached_blocks: int
+    reserved_blocks: int
+    quarantined_blocks: int
+    queue_room: int  # prompt tokens are bounded to about two steps' budget; 0: send no more
+    short_of_blocks: bool
