@@ -79,9 +79,9 @@ class SamplingParams:
 class Request:
     """One prompt and the choices wanted for it: all that a worker needs, or a replay.
 
-    `outputs` maps a choice's index to the tokens it already has (empty when fresh), so its length is
-    OpenAI's `n`. Deadlines are instants of `time.monotonic()` in this process; only the time left
-    crosses the wire.
+    `outputs` maps a choice's index to the tokens it already has (empty when fresh), so its length
+    is OpenAI's `n`. Deadlines are instants of `time.monotonic()` in this process; only the time
+    left crosses the wire.
     """
 
     request_id: str
@@ -90,7 +90,9 @@ class Request:
     sampling: SamplingParams
     seed: int
     deadline: float
-    outputs: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({0: ()}))
+    outputs: Mapping[int, tuple[int, ...]] = field(
+        default_factory=lambda: MappingProxyType({0: ()})
+    )
     lora_id: str = ""
     lora_revision: str = ""
     tenant_salt: str = ""
@@ -105,7 +107,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Log-probability of a sampled token and of the likeliest ones (natural log, before sampling)."""
+    """Natural log-probability of a sampled token, and the likeliest tokens with theirs."""
 
     logprob: float
     top_tokens: tuple[int, ...] = ()

@@ -32,7 +32,7 @@ class ModelSettings(Group):
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: Dtype = "auto"
-    """Element type of weights and KV; auto takes the checkpoint's, float32 on a CPU without bf16."""
+    """Element type of weights and KV; auto takes the checkpoint's, or float32 where it is slow."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the engine computes; auto takes CUDA when there is a GPU."""
     max_model_len: int | None = Field(None, ge=1)
@@ -130,7 +130,7 @@ class TransferSettings(Group):
     transport: Literal["nixl", "inproc"] = "nixl"
     """nixl between processes; inproc within one, for tests."""
     ucx_net_devices: str | None = "lo"
-    """UCX_NET_DEVICES for NIXL: loopback by default; empty leaves UCX's own choice (all devices)."""
+    """UCX_NET_DEVICES for NIXL: loopback by default; empty leaves the choice to UCX."""
     ucx_tls: str | None = None
     """UCX_TLS for NIXL, for instance `tcp` to keep it from shared memory."""
     offer_wait_s: float = Field(10.0, gt=0)

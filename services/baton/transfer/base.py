@@ -35,7 +35,7 @@ class Arena:
 class ReservedGroup:
     """Where a target wants the offered blocks of one group.
 
-    `block_ids[i]` and `generations[i]` belong to offered index i; indices in `skip` are held already.
+    `block_ids[i]` and `generations[i]` belong to offered index i; those in `skip` are held already.
     """
 
     block_ids: tuple[int, ...]
@@ -125,7 +125,7 @@ class WriteResult:
 
 
 class Transport(Protocol):
-    """Moves blocks between the arenas of two workers (tensor-parallel ranks: one transport each)."""
+    """Moves blocks between the arenas of two workers; one transport for each rank."""
 
     name: str
 
