@@ -158,6 +158,10 @@ class StoreSettings(Group):
 
     url: str = "embedded"
     """embedded, grpc://HOST:PORT or redis://HOST:PORT/DB."""
+    host: str = "127.0.0.1"
+    """Embedded store: address that it listens on."""
+    port: int = Field(0, ge=0, le=65535)
+    """Embedded store: its port; 0 takes any free one."""
     key_prefix: str = "baton"
     """Prefix of every key: deployments that share a store keep apart by it."""
 

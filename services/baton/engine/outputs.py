@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from baton.core.errors import BatonError
 from baton.core.request import FinishReason, TokenLogprobs
@@ -11,9 +12,11 @@ from baton.core.request import FinishReason, TokenLogprobs
 Key = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One generated token. `position` is its index in the choice's output."""
+class TokenRow(NamedTuple):
+    """One generated token. `position` is its index in the choice's output.
+
+    A named tuple because a step makes hundreds.
+    """
 
     key: Key
     choice: int
@@ -60,6 +63,19 @@ class OfferDue:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """Target side: where the offered blocks of one group go.
+
+    `block_ids[i]` and `generations[i]` belong to offered index i; the indices in `skip` are in the
+    prefix cache already and must not be written.
+    """
+
+    block_ids: tuple[int, ...]
+    generations: tuple[int, ...]
+    skip: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A submission cannot go on. Its resources are free again."""
 
@@ -102,5 +118,5 @@ class EngineLoad:
     cached_blocks: int
     reserved_blocks: int
     quarantined_blocks: int
-    queue_room: int  # prompt tokens are bounded to about two steps' budget; 0: send no more
+    queue_room: int  # submissions until about two steps' tokens wait; 0: send no more
     short_of_blocks: bool

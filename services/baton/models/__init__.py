@@ -1,0 +1,1 @@
+"""Decoders built from Hugging Face folders; a family is its differences."""

@@ -128,6 +128,9 @@ class Transport(Protocol):
     """Moves blocks between the arenas of two workers; one transport for each rank."""
 
     name: str
+    # recreate() also ends the writes of peers on this node. False where such a peer may copy into
+    # our memory by itself (CMA, CUDA IPC), which no agent of ours takes part in.
+    recreate_fences_node: bool
 
     def register(self, arenas: Sequence[Arena]) -> None:
         """Make the arenas reachable. Once, before anything else."""
@@ -160,10 +163,17 @@ class Transport(Protocol):
     ) -> None:
         """Source: queue writes to a peer and return. `done` is called once, on any thread.
 
+        It is called once more, with `quiesced` set, when a write that was reported without it can
+        no longer land.
+
         Raises HandoffError when the peer's bounded queue is full or the peer is unknown.
         """
 
     def recreate(self) -> None:
-        """Destroy the agent, so that no peer's write can land any more, and start a new one."""
+        """Destroy the agent, so that no peer's write can land any more, and start a new one.
+
+        Peers are forgotten; connect to them again. See `recreate_fences_node`. Raises HandoffError
+        when the old agent cannot be destroyed.
+        """
 
     def close(self) -> None: ...

@@ -56,20 +56,26 @@ class HandoffMessage(_message.Message):
     def __init__(self, handoff_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., source_epoch: _Optional[int] = ..., target_epoch: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., cancel: _Optional[_Union[CancelHandoff, _Mapping]] = ..., quiesced: _Optional[_Union[Quiesced, _Mapping]] = ..., fail: _Optional[_Union[Fail, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("worker", "digest", "protocol_min", "protocol_max", "shards", "groups")
+    __slots__ = ("worker", "digest", "protocol_min", "protocol_max", "shards", "groups", "pid", "pid_start", "node")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MIN_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MAX_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    PID_START_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     worker: _common_pb2.WorkerRef
     digest: str
     protocol_min: int
     protocol_max: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardEndpoint]
     groups: _containers.RepeatedCompositeFieldContainer[_common_pb2.GroupSpec]
-    def __init__(self, worker: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ..., digest: _Optional[str] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardEndpoint, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.GroupSpec, _Mapping]]] = ...) -> None: ...
+    pid: int
+    pid_start: int
+    node: str
+    def __init__(self, worker: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ..., digest: _Optional[str] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardEndpoint, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[_common_pb2.GroupSpec, _Mapping]]] = ..., pid: _Optional[int] = ..., pid_start: _Optional[int] = ..., node: _Optional[str] = ...) -> None: ...
 
 class ShardEndpoint(_message.Message):
     __slots__ = ("shard", "transport_epoch", "metadata", "arenas")

@@ -1,0 +1,91 @@
+# Every target works on a fresh clone: it makes .venv first. Nothing here calls sudo or apt.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := PYTHON="$(PYTHON)" scripts/setup
+ARGS ?=
+
+.NOTPARALLEL:
+
+.PHONY: help setup serve test test-unit test-integration test-gpu fmt fmt-check lint types imports \
+        proto docs drift readme check bench-gateway bench-gpu clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
+	  | while IFS='|' read -r name text; do printf '  %-18s %s\n' "$$name" "$$text"; done
+
+setup: ## make .venv with the baton command and everything that tests need
+	@$(SETUP)
+
+serve: ## serve the embedded model: Ray, workers, gateway; ARGS="--port 8001 --decode 2"
+	@$(SETUP)
+	@exec $(BIN)/baton serve $(ARGS)
+
+test: ## unit and integration tests; ARGS="-k handoff"
+	@$(SETUP)
+	@$(BIN)/pytest -m "not gpu" $(ARGS)
+
+test-unit: ## unit tests alone
+	@$(SETUP)
+	@$(BIN)/pytest tests/unit -m "not gpu" $(ARGS)
+
+test-integration: ## tests over real processes: Ray, NIXL, Redis
+	@$(SETUP)
+	@$(BIN)/pytest tests/integration -m "not gpu" $(ARGS)
+
+test-gpu: ## tests that need a CUDA device
+	@$(SETUP)
+	@BATON_TEST_REQUIRED=gpu $(BIN)/pytest -m gpu $(ARGS)
+
+fmt: ## format and sort imports
+	@$(SETUP)
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+fmt-check: ## fail when `make fmt` would change something
+	@$(SETUP)
+	@$(BIN)/ruff format --check .
+
+lint: ## ruff
+	@$(SETUP)
+	@$(BIN)/ruff check .
+
+types: ## mypy --strict over the product code
+	@$(SETUP)
+	@$(BIN)/mypy --strict services kernels
+
+imports: ## the import contracts of pyproject.toml
+	@$(SETUP)
+	@$(BIN)/lint-imports
+
+proto: ## generate services/baton/v1 from proto/
+	@$(SETUP)
+	@scripts/proto services
+
+docs: ## generate docs/settings.md from the settings tree
+	@$(SETUP)
+	@$(BIN)/python scripts/settings_page.py docs/settings.md
+
+drift: ## fail when generated files differ from their sources
+	@$(SETUP)
+	@scripts/check_generated
+
+readme: ## fail when README.md names commands, flags or files that are not there
+	@$(SETUP)
+	@$(BIN)/python scripts/check_readme.py
+
+check: fmt-check lint types imports drift readme test ## all of it: what CI runs
+
+bench-gateway: ## CPU of the gateway per million tokens, against a bare uvicorn app
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_gateway.py $(ARGS)
+
+bench-gpu: ## kernels on a CUDA device: microseconds and GB/s
+	@$(SETUP)
+	@$(BIN)/python -m baton_kernels.bench $(ARGS)
+
+clean: ## remove caches (not .venv)
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

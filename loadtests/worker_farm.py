@@ -1,0 +1,57 @@
+"""Many mock workers in one process, for benches that need more workers than cores.
+
+Usage: worker_farm.py JSON, with store_url, token, role, count, step_ms. Ends at end of input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from baton.core import model_folder
+from baton.core.settings import (
+    EngineSettings,
+    LogSettings,
+    ModelSettings,
+    StoreSettings,
+    TransferSettings,
+    WorkerSettings,
+)
+from baton.worker.config import WorkerConfig, WorkerGroups
+from baton.worker.worker import Worker
+
+
+def main() -> None:
+    wanted = json.loads(sys.argv[1])
+    groups = WorkerGroups(
+        model=ModelSettings(),
+        engine=EngineSettings(
+            kind="mock", mock_step_ms=wanted["step_ms"], mock_prefill_us_per_token=1.0
+        ),
+        worker=WorkerSettings(),
+        # Workers of role any hand nothing over, and need no agent each.
+        transfer=TransferSettings(transport="inproc" if wanted["role"] == "any" else "nixl"),
+        store=StoreSettings(),
+        log=LogSettings(),
+    )
+    workers = []
+    for i in range(wanted["count"]):
+        config = WorkerConfig(
+            settings=groups,
+            role=wanted["role"],
+            worker_id=f"farm-{wanted['role']}-{i}",
+            model_folder=str(model_folder.resolve("baton-tiny")),
+            model_name="baton-tiny",
+            store_url=wanted["store_url"],
+            token=wanted["token"],
+            num_threads=1,
+        )
+        workers.append(Worker(config))
+        workers[-1].start()
+    sys.stdin.read()
+    for worker in workers:
+        worker.stop(0.0)
+
+
+if __name__ == "__main__":
+    main()

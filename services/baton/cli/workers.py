@@ -1,0 +1,100 @@
+"""`baton workers`"""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from baton.cli.flags import CONFIG_HELP, reported_errors
+from baton.core import settings_loader
+from baton.core.errors import UnavailableError
+from baton.core.settings import GatewaySettings
+
+TIMEOUT_S = 5.0
+
+
+def workers(
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="The gateway's; by default where the settings put it."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    config: Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP)] = None,
+) -> None:
+    """List the live workers: role, process, load, digest, transport."""
+    with reported_errors():
+        if url is None:
+            url = own_url(settings_loader.load(config).gateway)
+        found = fetch(url)
+    if json:
+        print(json_module.dumps(found))
+    else:
+        print_table(found)
+
+
+def own_url(gateway: GatewaySettings) -> str:
+    """The URL of a gateway on this machine."""
+    host = "127.0.0.1" if gateway.host in ("0.0.0.0", "::", "") else gateway.host
+    return f"http://[{host}]:{gateway.port}" if ":" in host else f"http://{host}:{gateway.port}"
+
+
+def fetch(url: str) -> list[dict[str, Any]]:
+    """Ask the gateway. Raises UnavailableError saying what answered instead."""
+    import httpx
+
+    where = url.rstrip("/").removesuffix("/v1") + "/v1/baton/workers"
+    try:
+        # The environment's proxy is for the outside world.
+        with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
+            answer = client.get(where)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["data"]
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise UnavailableError(f"--url {url}: {error}; expected http://HOST:PORT") from error
+    except httpx.TransportError as error:
+        raise UnavailableError(f"no gateway answers at {url}: {error}; name it with --url") from error
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+        raise UnavailableError(f"{where} is not a Baton gateway: {error}") from error
+    return found
+
+
+def print_table(found: list[dict[str, Any]]) -> None:
+    """For people. Load is running+waiting sequences and KV blocks in use."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("ID", "ROLE", "STATE", "PID", "NODE", "EPOCH", "LOAD", "KV BLOCKS", "DIGEST"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("TRANSPORT", no_wrap=True)
+    for worker in found:
+        table.add_row(
+            worker["id"],
+            worker["role"],
+            worker["state"],
+            str(worker["pid"]),
+            worker["node"],
+            worker["epoch"][:8],
+            *load_cells(worker["load"]),
+            worker["digest"][:8],
+            worker["transport"],
+        )
+    console = Console(soft_wrap=True)
+    if not found:
+        console.print("no workers")
+        return
+    console.print(table)
+    for worker in found:
+        if worker["reason"]:
+            console.print(f"{worker['id']}: {worker['reason']}", markup=False)
+
+
+def load_cells(load: dict[str, Any]) -> tuple[str, str]:
+    """Running+waiting sequences, and used/all KV blocks; dashes before the first report."""
+    if "num_running" not in load:
+        return "-", f"-/{load['num_blocks']}"
+    used = load["num_blocks"] - load["free_blocks"] - load["cached_blocks"]
+    return f"{load['num_running']}+{load['num_waiting']}", f"{used}/{load['num_blocks']}"

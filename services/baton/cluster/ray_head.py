@@ -1,0 +1,114 @@
+"""Starting a local Ray, or joining a cluster, and noticing that its head is gone.
+
+Importing this does not import Ray.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import tempfile
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from baton.core.errors import ConfigError, UnavailableError
+from baton.core.settings import ClusterSettings
+
+# Unix socket paths end at 107 bytes, and Ray appends about 70 to its folder.
+MAX_TEMP_DIR = 34
+RECONNECT_TIMEOUT_S = 3600
+PROBE_TIMEOUT_S = 1.0
+# A busy head may miss a probe; three in a row are a dead one.
+PROBES = 3
+
+
+def make_temp_dir() -> str:
+    """A fresh folder for one Ray, short enough for its sockets."""
+    base = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="baton-ray-", dir=base if len(base) <= 12 else "/tmp")
+
+
+def environment(base: Mapping[str, str], *, local: bool) -> dict[str, str]:
+    """The environment that a cluster process needs from its start: `import ray` reads it.
+
+    Ray's processes and the workers inherit it.
+    """
+    # ray.init() would join whatever this names.
+    env = {name: value for name, value in base.items() if name != "RAY_ADDRESS"} | {
+        # Raylets, drivers and workers would exit 60 s after the head; streams shall outlive it.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_TIMEOUT_S),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Actors that ask for no GPU keep CUDA_VISIBLE_DEVICES as it is.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }
+    if local:
+        env |= {
+            # Ray's default is a token in ~/.ray, shared by all of a user's clusters: each of ours
+            # has its own, which never touches the disk.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            # Ray turns 127.0.0.1 into the outside address unless it is told that it stands alone;
+            # despite its name the variable works on Linux. All its listeners are then on loopback.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+    return env
+
+
+def start(settings: ClusterSettings, temp_dir: str, num_workers: int) -> str:
+    """Start a local Ray or join the one at `ray_address`; returns its head's HOST:PORT.
+
+    Call it on the main thread: Ray's processes die with the thread that started them. Raises
+    ConfigError for an address where no cluster answers, UnavailableError when Ray does not start.
+    """
+    address = settings.ray_address
+    with warnings.catch_warnings():
+        # Of Ray's own making, and nothing that a user could change.
+        warnings.simplefilter("ignore")
+        import ray
+
+        options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": True}
+        try:
+            if address is None:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    # Actors ask for no CPU; Ray has as many processes waiting as it has CPUs.
+                    num_cpus=max(1, num_workers),
+                    object_store_memory=settings.object_store_bytes,
+                    _temp_dir=temp_dir,
+                    **options,
+                )
+            else:
+                ray.init(address=address, **options)
+        except ConnectionError as error:
+            raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+        except Exception as error:
+            where = "start" if address is None else f"join the Ray cluster at {address}"
+            raise UnavailableError(f"Ray did not {where}: {error}") from error
+        head: str = ray.get_runtime_context().gcs_address
+    return head
+
+
+class HeadProbe:
+    """Asks whether the head still listens; `lost` stays true once it is."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._address = (host.strip("[]"), int(port))
+        self._failures = 0
+
+    @property
+    def lost(self) -> bool:
+        return self._failures >= PROBES
+
+    def probe(self) -> bool:
+        """Ask once; True while the head counts as alive."""
+        if not self.lost:
+            try:
+                socket.create_connection(self._address, timeout=PROBE_TIMEOUT_S).close()
+                self._failures = 0
+            except OSError:
+                self._failures += 1
+        return not self.lost

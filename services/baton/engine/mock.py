@@ -1,0 +1,291 @@
+"""A runner without weights: it keeps time, invents tokens and really writes and reads KV blocks.
+
+The KV of a token is 8 bytes: a sum over all tokens up to it of a mix of token and position, modulo
+2^64. So each slot names the whole prefix it belongs to. Before it computes, the mock asserts that
+the context in the sequence's blocks is that of the sequence's tokens: a block mixed up, overwritten
+or never transferred raises AssertionError. A sampled token is a function of that sum, and with a
+temperature of seed, choice and position too, so every worker continues a request identically.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from baton.core.kv import GroupSpec
+from baton.core.request import TokenLogprobs
+from baton.core.settings import EngineSettings
+from baton.engine.batch import Batch, BatchEntry, SampledToken, SampleSpec
+from baton.engine.runner import ArenaView
+
+UInt64 = npt.NDArray[np.uint64]
+
+# Blocks when the settings name no number: kv_memory_bytes would make millions of these tiny ones.
+DEFAULT_BLOCKS = 16384
+BYTES_PER_TOKEN = 8
+# A logit bias of this much or more decides the token, the way to ask the mock for EOS.
+DECISIVE_BIAS = 100.0
+_MASK = (1 << 64) - 1
+_ODD = 0xD1342543DE82EF95
+
+
+class MockRunner:
+    """Implements `engine.runner.Runner`."""
+
+    rope = "none"
+    eos_token_ids: frozenset[int]
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        vocab_size: int = 512,
+        max_model_len: int = 8192,
+        eos_token_ids: frozenset[int] = frozenset({0}),
+        block_sizes: Sequence[int] | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        noise_seed: int = 0,
+    ) -> None:
+        """`block_sizes` makes one attention group for each; by default one of settings.block_size.
+
+        `sleep(seconds)` passes a step's time: inject a clock's `advance` for virtual time.
+        """
+        self.vocab_size = vocab_size
+        self.max_model_len = max_model_len
+        self.eos_token_ids = eos_token_ids
+        self.identity = f"mock-{vocab_size}"
+        sizes = tuple(block_sizes or (settings.block_size,))
+        self.groups = tuple(_group(size) for size in sizes)
+        self.num_blocks = tuple([settings.kv_blocks or DEFAULT_BLOCKS] * len(sizes))
+        # [num_blocks, block_size] per group.
+        self._slots: list[UInt64] = [
+            np.zeros((num, size), dtype=np.uint64)
+            for num, size in zip(self.num_blocks, sizes, strict=True)
+        ]
+        self._memory = _PrefixSums()
+        self._settings = settings
+        self._sleep = sleep
+        self._noise = random.Random(noise_seed)
+
+    def arenas(self) -> list[ArenaView]:
+        return [
+            ArenaView(
+                group=group,
+                address=slots.ctypes.data,
+                num_blocks=len(slots),
+                block_bytes=slots.shape[1] * BYTES_PER_TOKEN,
+                memory="DRAM",
+                device_id=0,
+                view=slots.view(np.uint8),
+            )
+            for group, slots in enumerate(self._slots)
+        ]
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        """Copy, check the context, write the new tokens' KV, sleep, sample.
+
+        Raises AssertionError when a block does not hold what it must.
+        """
+        for group, src, dst in batch.copies:
+            self._slots[group][dst] = self._slots[group][src]
+        entries = batch.entries
+        last = self._compute(entries) if entries else []
+        self._pass_time(entries)
+        return [
+            self._sample(spec, state)
+            for entry, state in zip(entries, last, strict=True)
+            for spec in entry.samples
+        ]
+
+    # --- KV ---
+
+    def _compute(self, entries: Sequence[BatchEntry]) -> list[int]:
+        """Check and write KV; returns each entry's sum after its last token."""
+        context = [self._context(entry) for entry in entries]
+        starts = np.array([entry.start for entry in entries])
+        lengths = np.array([len(entry.token_ids) for entry in entries])
+        ends = np.cumsum(lengths)
+        # Position of each new token, and from there its prefix sum.
+        positions = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+        tokens = np.concatenate([entry.token_ids for entry in entries])
+        total = np.cumsum(_mix(tokens, positions), dtype=np.uint64)
+        before = np.concatenate((np.zeros(1, dtype=np.uint64), total))[ends - lengths]
+        carried = np.array([c[-1] if len(c) else 0 for c in context], dtype=np.uint64)
+        sums = total + np.repeat(carried - before, lengths)
+        for group, slots in enumerate(self._slots):
+            tables = [entry.block_tables[group] for entry in entries]
+            self._check(slots, tables, starts, context)
+            offsets = np.cumsum([0] + [len(table) for table in tables[:-1]])
+            index = np.repeat(offsets, lengths) + positions // slots.shape[1]
+            slots[np.concatenate(tables)[index], positions % slots.shape[1]] = sums
+        for entry, begin, end in zip(
+            entries, (ends - lengths).tolist(), ends.tolist(), strict=True
+        ):
+            self._memory.extend(entry.sequence_id, sums[begin:end])
+        self._memory.end_run()
+        last: list[int] = sums[ends - 1].tolist()
+        return last
+
+    def _context(self, entry: BatchEntry) -> UInt64:
+        """Prefix sums of the tokens before this step's; where they are new, every slot is checked.
+
+        Later steps check only what can have changed without anybody looking: ends of blocks.
+        """
+        known = self._memory.get(entry.sequence_id, entry.start)
+        if known is not None:
+            return known
+        positions = np.arange(entry.start)
+        sums = kv_of(entry.history[: entry.start])
+        for table, slots in zip(entry.block_tables, self._slots, strict=True):
+            size = slots.shape[1]
+            found = slots[table[positions // size], positions % size]
+            assert np.array_equal(found, sums), "reused or transferred blocks hold other KV"
+        self._memory.begin(entry.sequence_id, sums)
+        return sums
+
+    def _check(
+        self,
+        slots: UInt64,
+        tables: Sequence[npt.NDArray[np.int32]],
+        starts: npt.NDArray[np.int64],
+        context: Sequence[UInt64],
+    ) -> None:
+        """Assert the last slot of every full block of the context, and the context's last token."""
+        size = slots.shape[1]
+        num_full = (starts // size).tolist()
+        blocks = np.concatenate([table[:n] for table, n in zip(tables, num_full, strict=True)])
+        expected = np.concatenate(
+            [c[size - 1 : n * size : size] for c, n in zip(context, num_full, strict=True)]
+        )
+        assert np.array_equal(slots[blocks, -1], expected), "a full block holds other KV"
+        tails = [
+            (table[start // size], (start - 1) % size, c[-1])
+            for table, start, c in zip(tables, starts.tolist(), context, strict=True)
+            if start % size
+        ]
+        if tails:
+            where, slot, value = zip(*tails, strict=True)
+            found = slots[list(where), list(slot)]
+            assert np.array_equal(found, np.array(value)), "a partial block holds other KV"
+
+    # --- time and tokens ---
+
+    def _pass_time(self, entries: Sequence[BatchEntry]) -> None:
+        settings = self._settings
+        num_decodes = sum(1 for entry in entries if entry.start and len(entry.token_ids) == 1)
+        num_prefill = sum(len(entry.token_ids) for entry in entries) - num_decodes
+        seconds = (
+            num_prefill * settings.mock_prefill_us_per_token * 1e-6
+            + (settings.mock_step_ms * 1e-3 if num_decodes else 0.0)
+            + len(entries) * settings.mock_step_us_per_sequence * 1e-6
+        )
+        if settings.mock_noise:
+            seconds *= max(0.0, self._noise.gauss(1.0, settings.mock_noise))
+        if seconds > 0:
+            self._sleep(seconds)
+
+    def _sample(self, spec: SampleSpec, state: int) -> SampledToken:
+        params = spec.params
+        number = state
+        if params.temperature > 0:
+            number ^= _mix_int(spec.seed * _ODD ^ spec.choice << 40 ^ spec.position)
+        token = _mix_int(number) % self.vocab_size
+        banned = self.eos_token_ids
+        may_end = spec.position >= params.min_tokens
+        for wanted, bias in params.logit_bias.items():
+            if bias >= DECISIVE_BIAS and (may_end or wanted not in banned):
+                token, banned = wanted, frozenset()
+                break
+        while token in banned:
+            token = (token + 1) % self.vocab_size
+        return SampledToken(token, self._logprobs(token, params.top_logprobs, params.logprobs))
+
+    def _logprobs(self, token: int, num_top: int, wanted: bool) -> TokenLogprobs | None:
+        """Made up, but decreasing and in range: 1/2, 1/4, 1/8, ..."""
+        if not wanted:
+            return None
+        top = tuple([(token + i) % self.vocab_size for i in range(num_top)])
+        logs = tuple([-0.6931471805599453 * (i + 1) for i in range(num_top)])
+        return TokenLogprobs(-0.6931471805599453, top, logs)
+
+
+def kv_of(tokens: Sequence[int] | npt.NDArray[np.int32]) -> UInt64:
+    """What the slots of a sequence of tokens hold, `[len(tokens)]`."""
+    array = np.asarray(tokens, dtype=np.int32)
+    return np.cumsum(_mix(array, np.arange(len(array))), dtype=np.uint64)
+
+
+class _PrefixSums:
+    """The prefix sums of sequences that ran lately, so that a step need not start from scratch."""
+
+    def __init__(self) -> None:
+        # Sequence id -> (sums with room to grow, how many of them are valid).
+        self._sums: dict[int, tuple[UInt64, int]] = {}
+        # Those of this run.
+        self._used: dict[int, None] = {}
+
+    def get(self, sequence_id: int, size: int) -> UInt64 | None:
+        """The first `size` sums, or None when they are not known. Later ones are forgotten."""
+        known = self._sums.get(sequence_id)
+        if known is None or known[1] < size:
+            return None
+        self._used[sequence_id] = None
+        self._sums[sequence_id] = (known[0], size)
+        return known[0][:size]
+
+    def begin(self, sequence_id: int, sums: UInt64) -> None:
+        self._used[sequence_id] = None
+        self._sums[sequence_id] = (sums, len(sums))
+
+    def extend(self, sequence_id: int, more: UInt64) -> None:
+        sums, size = self._sums[sequence_id]
+        end = size + len(more)
+        if end > len(sums):
+            grown = np.empty(max(2 * end, 64), dtype=np.uint64)
+            grown[:size] = sums[:size]
+            sums = grown
+        sums[size:end] = more
+        self._sums[sequence_id] = (sums, end)
+
+    def end_run(self) -> None:
+        """Forget sequences that were not in this run, once they outnumber those that were."""
+        if len(self._sums) > 2 * len(self._used) + 64:
+            self._sums = {ident: self._sums[ident] for ident in self._used}
+        self._used = {}
+
+
+def _group(block_size: int) -> GroupSpec:
+    return GroupSpec(
+        kind="full",
+        num_layers=1,
+        num_kv_heads=1,
+        k_dim=BYTES_PER_TOKEN // 2,
+        v_dim=BYTES_PER_TOKEN // 2,
+        block_size=block_size,
+        dtype="uint8",
+    )
+
+
+def _mix(tokens: npt.NDArray[np.int32], positions: npt.NDArray[np.int64]) -> UInt64:
+    """splitmix64 of (token, position), elementwise; arithmetic is modulo 2^64."""
+    x = tokens.astype(np.uint64) << np.uint64(32)
+    x += positions.astype(np.uint64) + np.uint64(1)
+    x *= np.uint64(0x9E3779B97F4A7C15)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def _mix_int(x: int) -> int:
+    """The same for one Python integer."""
+    x = (x + 1) * 0x9E3779B97F4A7C15 & _MASK
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & _MASK
+    return x ^ x >> 31

@@ -1,0 +1,64 @@
+"""What the engine asks of whatever computes: `model_runner` (torch) or `mock`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from baton.core.kv import GroupSpec
+from baton.engine.batch import Batch, SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaView:
+    """One group's KV memory, `[num_blocks, block_bytes]` from `address` on.
+
+    `memory` is DRAM or VRAM. `view` is a writable uint8 numpy array of that shape for host memory,
+    else None.
+    """
+
+    group: int
+    address: int
+    num_blocks: int
+    block_bytes: int
+    memory: str
+    device_id: int
+    view: Any
+
+
+class Runner(Protocol):
+    """A model with its KV memory. Owned by the engine's thread."""
+
+    @property
+    def groups(self) -> tuple[GroupSpec, ...]: ...
+
+    @property
+    def num_blocks(self) -> tuple[int, ...]:
+        """Blocks in each group's arena; every one may be allocated."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output, in tokens."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+    @property
+    def identity(self) -> str:
+        """Model identity, a part of the KV digest."""
+
+    @property
+    def rope(self) -> str:
+        """Position encoding, a part of the KV digest."""
+
+    def arenas(self) -> list[ArenaView]:
+        """The KV memory, one entry per group. The same on every call."""
+
+    def run(self, batch: Batch) -> list[SampledToken]:
+        """One forward pass, blocking: copies, then compute.
+
+        Returns one SampledToken for each of `entry.samples`, entry by entry in order.
+        """

@@ -1,0 +1,53 @@
+"""The seam between the APIs (OpenAI, gRPC) and the dispatcher that turns requests into tokens.
+
+Everything here runs on the gateway's event loop and returns at once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from baton.core.errors import BatonError
+from baton.core.request import FinishReason, Request, TokenLogprobs
+
+
+class TokenSink(Protocol):
+    """Takes the tokens of one request. Synchronous; must not block and must not raise."""
+
+    def on_token(
+        self,
+        choice: int,
+        token: int,
+        logprobs: TokenLogprobs | None,
+        finish: FinishReason | None,
+    ) -> bool:
+        """The next token of a choice: in order, without gaps or repeats.
+
+        `finish` is set on a choice's last token. Returns True to end the choice here (a stop
+        string): no more tokens of it follow, and when all choices have ended so the dispatcher
+        cancels the rest of the work and calls `on_end(None)`.
+        """
+
+    def on_cached_tokens(self, cached_tokens: int) -> None:
+        """How many prompt tokens came out of a prefix cache; again after a new attempt."""
+
+    def on_end(self, error: BatonError | None) -> None:
+        """Exactly once, last: None when every choice has finished."""
+
+
+class Ticket(Protocol):
+    """A submitted request."""
+
+    def cancel(self, reason: str) -> None:
+        """Stop it everywhere. Idempotent; afterwards at most one `on_end` and nothing else."""
+
+
+class Generator(Protocol):
+    """What the APIs need from the dispatcher."""
+
+    def submit(self, request: Request, sink: TokenSink) -> Ticket:
+        """Queue or place the request. Never calls the sink before it returns.
+
+        Ends it with DeadlineExceededError when its deadline passes. Raises OverloadedError (queue
+        full), ModelNotFoundError and UnavailableError (stopping).
+        """

@@ -1,0 +1,57 @@
+"""What a routing policy is: a pure function of (request, columns) to a score for each worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from baton.core.errors import ConfigError
+from baton.router.pool import Columns, Rows
+
+Scores = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """What a policy may know of a request.
+
+    `num_tokens` are to be computed or fetched from a cache (prompt and replayed output). `alone`
+    asks for one worker that computes everything itself. Rows in `avoid` have just failed it.
+    """
+
+    model: str
+    num_tokens: int
+    num_choices: int = 1
+    alone: bool = False
+    avoid: frozenset[int] = frozenset()
+
+
+class Policy(Protocol):
+    """Scores workers for the two stages of a request. The lowest score wins, ties are drawn.
+
+    The scores of both stages are added for a pair, and for a worker that does both.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def prefill_scores(self, view: RequestView, columns: Columns, rows: Rows) -> Scores:
+        """One score per row for computing the prompt."""
+
+    def decode_scores(self, view: RequestView, columns: Columns, rows: Rows) -> Scores:
+        """One score per row for generating the answer."""
+
+
+def policy_named(name: str) -> Policy:
+    """The policy that the settings ask for. Raises ConfigError that lists those there are."""
+    from baton.router.policy.least_loaded import LeastLoaded
+    from baton.router.policy.round_robin import RoundRobin
+
+    policies: dict[str, type[Policy]] = {"least_loaded": LeastLoaded, "round_robin": RoundRobin}
+    if name not in policies:
+        raise ConfigError(
+            f"unknown routing policy {name!r}; router.policy is one of {', '.join(policies)}"
+        )
+    return policies[name]()

@@ -1,0 +1,138 @@
+"""The store's interface: leases, small documents and counters under string keys, with a watch.
+
+Every implementation behaves alike; `tests/unit/store` and `tests/integration/test_store_redis.py`
+run the same tests against each. Keys are relative to the deployment's prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from baton.core.errors import UnavailableError
+from baton.telemetry.logging import event
+
+# How long an operation may take before the store counts as down.
+TIMEOUT_S = 2.0
+MAX_KEY_BYTES = 512
+MAX_VALUE_BYTES = 2**20
+# Waits of a watch between attempts to reach the store, in seconds.
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 2.0
+INT64_MAX = 2**63 - 1
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store does not answer; the message names its URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """A change under a watched prefix; `value` is empty unless the kind is put.
+
+    deleted: by a caller. expired: its TTL ran out, or it vanished while the watch was cut off.
+    synced: everything before it was the state at the start, or after a reconnect; no key.
+    """
+
+    kind: Literal["put", "deleted", "expired", "synced"]
+    key: str = ""
+    value: bytes = b""
+
+
+class Store(Protocol):
+    """Every operation raises StoreUnavailableError, within seconds, when the store is down.
+
+    UnauthenticatedError means that the store refuses this deployment's token or password, and
+    ValueError that a key, value or TTL is out of bounds.
+    """
+
+    async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
+        """Set a key; with a TTL it expires unless it is put again. Without one it stays.
+
+        Putting the value that is there renews the TTL and is no change to watchers.
+        """
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, or None when there is none (any more)."""
+
+    async def delete(self, key: str) -> bool:
+        """Remove a key; False when there was none."""
+
+    async def list(self, prefix: str) -> dict[str, bytes]:
+        """All entries whose keys begin with `prefix`, in key order."""
+
+    def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
+        """The entries under `prefix` as puts, `synced`, then changes as they happen.
+
+        While the store is down it waits and tries again; then it sends all entries once more as
+        puts, those that vanished as expired, and `synced`. It ends when the store is closed, and
+        raises nothing of its own.
+        """
+
+    async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
+        """Add to a counter (64-bit, decimal ASCII as a value) and return it; absent counts as 0.
+
+        The TTL is set only when the counter is created. Raises InvalidRequestError when the key
+        holds something else or the sum does not fit.
+        """
+
+    async def close(self) -> None:
+        """Drop the connections; watches end. Entries stay."""
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError for keys that some store could not hold."""
+    if not key or len(key.encode()) > MAX_KEY_BYTES or not key.isprintable():
+        raise ValueError(
+            f"store keys are 1 to {MAX_KEY_BYTES} bytes of printable text, got {key[:80]!r}"
+        )
+
+
+def check_entry(key: str, value: bytes, ttl_s: float | None) -> None:
+    """Raise ValueError for entries out of bounds."""
+    check_key(key)
+    if len(value) > MAX_VALUE_BYTES:
+        raise ValueError(f"store values are at most {MAX_VALUE_BYTES} bytes, got {len(value)}")
+    check_ttl(ttl_s)
+
+
+def check_ttl(ttl_s: float | None) -> None:
+    """Raise ValueError for a TTL that is not a positive number of seconds (a year at most)."""
+    if ttl_s is not None and not 0 < ttl_s <= 366 * 86400:
+        raise ValueError(f"a TTL is above 0 and at most a year, got {ttl_s} s")
+
+
+def check_increment(by: int) -> None:
+    """Raise ValueError for a step that does not fit 64 bits."""
+    if not -INT64_MAX - 1 <= by <= INT64_MAX:
+        raise ValueError(f"a counter's step must fit 64 bits, got {by}")
+
+
+class Outage:
+    """Remembers whether the store is down, so that it is logged once per outage."""
+
+    def __init__(self, logger: logging.Logger, url: str) -> None:
+        self._logger = logger
+        self._url = url
+        self._down = False
+
+    def failed(self, error: Exception) -> None:
+        if not self._down:
+            self._logger.warning(*event("store_down", url=self._url, error=error))
+        self._down = True
+
+    def works(self) -> None:
+        if self._down:
+            self._logger.warning(*event("store_back", url=self._url))
+        self._down = False
+
+
+async def pause(closed: asyncio.Event, seconds: float) -> None:
+    """Sleep, or until the store is closed."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await closed.wait()

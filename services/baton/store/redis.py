@@ -1,0 +1,201 @@
+"""The store in Redis, for clusters: one server, or a primary with replicas behind one address.
+
+A watch is a subscription, begun before the listing that it starts from; messages carry the version
+that they made, so those that the listing already shows are passed over. Redis announces no expiry
+by itself: each watch lists again every `rescan_s`, which also repairs whatever a subscription lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from baton.core.errors import (
+    BatonError,
+    ConfigError,
+    InvalidRequestError,
+    UnauthenticatedError,
+)
+from baton.core.redact import redact_url
+from baton.store import base, redis_scripts
+from baton.store.base import Outage, StoreUnavailableError, WatchEvent
+from baton.store.view import View
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_KINDS: dict[bytes, Any] = {b"p": "put", b"d": "deleted", b"e": "expired"}
+RESCAN_S = 1.5
+
+
+class RedisStore:
+    """Client of Redis at `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` or `unix://`."""
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        timeout_s: float = base.TIMEOUT_S,
+        rescan_s: float = RESCAN_S,
+    ) -> None:
+        self._url = redact_url(url)
+        self._timeout_s = timeout_s
+        self._rescan_s = rescan_s
+        self._entry = f"{prefix}:k:"
+        self._index = f"{prefix}:index"
+        self._version = f"{prefix}:version"
+        self._channel = f"{prefix}:events"
+        self._closed = asyncio.Event()
+        try:
+            self._redis: Redis = Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                # An increment that was tried again could count twice.
+                retry=Retry(NoBackoff(), 0),
+            )
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"store.url {self._url}: {error}") from error
+        self._put = self._redis.register_script(redis_scripts.PUT)
+        self._delete = self._redis.register_script(redis_scripts.DELETE)
+        self._increment = self._redis.register_script(redis_scripts.INCREMENT)
+        self._list = self._redis.register_script(redis_scripts.LIST)
+
+    async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
+        base.check_entry(key, value, ttl_s)
+        await self._call(self._put(self._keys(key), [self._channel, key, value, _millis(ttl_s)]))
+
+    async def get(self, key: str) -> bytes | None:
+        base.check_key(key)
+        value: Any = await self._call(self._redis.get(self._entry + key))
+        return None if value is None else bytes(value)
+
+    async def delete(self, key: str) -> bool:
+        base.check_key(key)
+        return bool(await self._call(self._delete(self._keys(key), [self._channel, key])))
+
+    async def list(self, prefix: str) -> dict[str, bytes]:
+        return (await self._snapshot(prefix))[0]
+
+    async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
+        base.check_entry(key, b"", ttl_s)
+        base.check_increment(by)
+        script = self._increment(self._keys(key), [self._channel, key, by, _millis(ttl_s)])
+        return int(await self._call(script, counter=key))
+
+    async def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
+        view = View()
+        outage = Outage(logger, self._url)
+        backoff_s = base.FIRST_BACKOFF_S
+        while not self._closed.is_set():
+            try:
+                async with aclosing(self._watch_once(prefix, view)) as events:
+                    async for event in events:
+                        if event.kind == "synced":
+                            outage.works()
+                            backoff_s = base.FIRST_BACKOFF_S
+                        yield event
+            except BatonError as error:
+                if self._closed.is_set():
+                    return
+                outage.failed(error)
+            await base.pause(self._closed, backoff_s)
+            backoff_s = min(2 * backoff_s, base.MAX_BACKOFF_S)
+
+    async def close(self) -> None:
+        self._closed.set()
+        await self._redis.aclose()
+
+    async def _watch_once(self, prefix: str, view: View) -> AsyncGenerator[WatchEvent, None]:
+        """One subscription's events; raises when it breaks."""
+        loop = asyncio.get_running_loop()
+        subscription = self._redis.pubsub()
+        try:
+            await self._call(subscription.subscribe(self._channel))
+            # Only from the confirmation on is nothing missed.
+            await self._call(subscription.get_message(timeout=self._timeout_s))
+            entries, version = await self._snapshot(prefix)
+            for event in view.resync(entries):
+                yield event
+            rescan_at = loop.time() + self._rescan_s
+            while not self._closed.is_set():
+                wait_s = max(0.0, min(rescan_at - loop.time(), self._rescan_s))
+                message = await self._call(
+                    subscription.get_message(ignore_subscribe_messages=True, timeout=wait_s),
+                    timeout_s=self._timeout_s + wait_s,
+                )
+                if message is not None:
+                    change, changed_version = _parse(message["data"])
+                    if changed_version > version and change.key.startswith(prefix):
+                        for event in view.apply(change):
+                            yield event
+                if loop.time() >= rescan_at:
+                    entries, version = await self._snapshot(prefix)
+                    for event in view.compare(entries):
+                        yield event
+                    rescan_at = loop.time() + self._rescan_s
+        finally:
+            await subscription.aclose()  # type: ignore[no-untyped-call]
+
+    async def _snapshot(self, prefix: str) -> tuple[dict[str, bytes], int]:
+        """The entries under `prefix` and the version that they are of."""
+        # No UTF-8 text has a byte 0xff, so this bound is above every key with the prefix.
+        first, last = b"[" + prefix.encode(), b"(" + prefix.encode() + b"\xff"
+        found: Sequence[bytes] = await self._call(
+            self._list([self._index, self._version], [self._channel, self._entry, first, last])
+        )
+        pairs = zip(found[1::2], found[2::2], strict=True)
+        return {key.decode(): value for key, value in pairs}, int(found[0])
+
+    def _keys(self, key: str) -> Sequence[str]:
+        return [self._entry + key, self._index, self._version]
+
+    async def _call(
+        self, call: Awaitable[T], *, counter: str = "", timeout_s: float | None = None
+    ) -> T:
+        if self._closed.is_set():
+            # The client would connect again.
+            if inspect.iscoroutine(call):
+                call.close()
+            raise StoreUnavailableError(f"the connection to {self._url} is closed")
+        try:
+            async with asyncio.timeout(timeout_s or self._timeout_s):
+                return await call
+        except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+            raise UnauthenticatedError(f"the store at {self._url} refuses us: {error}") from error
+        except exceptions.ResponseError as error:
+            if counter and "overflow" in str(error):
+                raise InvalidRequestError(
+                    f"the store's counter {counter!r} would leave 64 bits"
+                ) from error
+            if counter and "not an integer" in str(error):
+                raise InvalidRequestError(
+                    f"the store's key {counter!r} does not hold a counter"
+                ) from error
+            raise self._unavailable(error) from error
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        reason = str(error) or type(error).__name__
+        return StoreUnavailableError(f"the store at {self._url} does not answer ({reason})")
+
+
+def _millis(ttl_s: float | None) -> int:
+    return 0 if ttl_s is None else math.ceil(ttl_s * 1000)
+
+
+def _parse(data: bytes) -> tuple[WatchEvent, int]:
+    head, _, rest = data.partition(b" ")
+    key, _, value = rest.partition(b"\0")
+    return WatchEvent(_KINDS[head[:1]], key.decode(), value), int(head[1:])

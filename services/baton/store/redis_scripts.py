@@ -1,0 +1,73 @@
+"""The store's operations as Lua: each is atomic in Redis, its message to watchers included.
+
+Under a prefix P: `P:k:<key>` are the entries (leases by PX), `P:index` is a sorted set of all keys
+(scores 0, so ranges are by name: listing does not scan the server), `P:version` counts changes, and
+`P:events` is the channel. A message is a kind (p, d, e), the version, a space, the key and, for a
+put, a NUL and the value. An entry that ran out is announced by the next listing, whose callers are
+the watchers. Not for Redis Cluster: the listing reads keys that it finds in the index.
+"""
+
+from __future__ import annotations
+
+# KEYS: entry, index, version. ARGV: channel, key, value, TTL in ms (0: none).
+PUT = """
+local old = redis.call('GET', KEYS[1])
+if ARGV[4] == '0' then
+  redis.call('SET', KEYS[1], ARGV[3])
+else
+  redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+end
+redis.call('ZADD', KEYS[2], 0, ARGV[2])
+if old ~= ARGV[3] then
+  local version = redis.call('INCR', KEYS[3])
+  redis.call('PUBLISH', ARGV[1], 'p' .. version .. ' ' .. ARGV[2] .. '\\0' .. ARGV[3])
+end
+return 0
+"""
+
+# KEYS: entry, index, version. ARGV: channel, key.
+DELETE = """
+local found = redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[2])
+if found == 1 then
+  local version = redis.call('INCR', KEYS[3])
+  redis.call('PUBLISH', ARGV[1], 'd' .. version .. ' ' .. ARGV[2])
+end
+return found
+"""
+
+# KEYS: entry, index, version. ARGV: channel, key, step, TTL in ms (0: none). The sum is returned
+# as text: Lua's numbers are doubles.
+INCREMENT = """
+local created = redis.call('EXISTS', KEYS[1]) == 0
+redis.call('INCRBY', KEYS[1], ARGV[3])
+if created and ARGV[4] ~= '0' then
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+redis.call('ZADD', KEYS[2], 0, ARGV[2])
+local value = redis.call('GET', KEYS[1])
+if created or ARGV[3] ~= '0' then
+  local version = redis.call('INCR', KEYS[3])
+  redis.call('PUBLISH', ARGV[1], 'p' .. version .. ' ' .. ARGV[2] .. '\\0' .. value)
+end
+return value
+"""
+
+# KEYS: index, version. ARGV: channel, entry prefix, first and last bound of the range.
+# Returns the version, then keys and values in turn.
+LIST = """
+local found = {}
+for _, key in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[3], ARGV[4])) do
+  local value = redis.call('GET', ARGV[2] .. key)
+  if value then
+    found[#found + 1] = key
+    found[#found + 1] = value
+  else
+    redis.call('ZREM', KEYS[1], key)
+    local version = redis.call('INCR', KEYS[2])
+    redis.call('PUBLISH', ARGV[1], 'e' .. version .. ' ' .. key)
+  end
+end
+table.insert(found, 1, redis.call('GET', KEYS[2]) or '0')
+return found
+"""

@@ -1,0 +1,179 @@
+"""Every metric of Baton and its buckets, in one place.
+
+`Metrics` registers them in the registry that it is given, so each test has a fresh one. Labels are
+bounded: models served here, APIs, codes of the error tree, roles, worker ids of live workers;
+never request ids or clients' input. Workers have no metrics endpoint: the gateway sets theirs from
+the load reports and the events on their sessions.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+NAMESPACE = "baton"
+
+# Seconds. The ranges are those in which each has an SLO: requests to the default deadline, first
+# tokens to a long prompt's prefill, gaps between tokens to a preemption, waits to their deadlines.
+REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 300, 600)
+FIRST_TOKEN_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 4, 8, 15, 30, 60)
+TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
+QUEUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+PHASE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+# Tokens of a prompt or an answer, and bytes of one handoff's KV (4 KiB to 16 GiB).
+LENGTH_BUCKETS = (1, 8, 32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+BYTES_BUCKETS = tuple(float(4096 * 4**i) for i in range(12))
+
+
+class Metrics:
+    """The metrics of one process; attribute names are the metrics' without prefix and unit.
+
+    Labels, where they are not plain: `api` is chat, completions, generate, ...; `code` is "ok" or
+    an error's code; `state` of workers is ready, draining or lost; `state` of blocks is free,
+    cached, reserved or quarantined (cached ones are counted as free too); `reason` of a retry is
+    the code of the error that ended the attempt; `outcome` of a handoff is accepted, failed or
+    skipped (the decode worker computed the prompt itself).
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        # The client library's extra series with creation times would double the number of series.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+
+        # Requests
+        self.requests = self._counter(
+            "requests_total", "Requests that ended.", ("model", "api", "code")
+        )
+        self.inflight = self._gauge("inflight_requests", "Requests not ended yet.", ("model",))
+        self.request_duration = self._histogram(
+            "request_duration_seconds",
+            "From arrival to the end.",
+            REQUEST_BUCKETS,
+            ("model", "api"),
+        )
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds",
+            "From arrival to the first token.",
+            FIRST_TOKEN_BUCKETS,
+            ("model",),
+        )
+        self.time_per_output_token = self._histogram(
+            "time_per_output_token_seconds",
+            "(Duration - time to first token) / (output tokens - 1), one value per request.",
+            TOKEN_BUCKETS,
+            ("model",),
+        )
+        self.inter_token_latency = self._histogram(
+            "inter_token_latency_seconds",
+            "Gap between two tokens of a choice.",
+            TOKEN_BUCKETS,
+            ("model",),
+        )
+        self.prompt_length = self._histogram(
+            "prompt_length_tokens", "Tokens of a prompt.", LENGTH_BUCKETS, ("model",)
+        )
+        self.output_length = self._histogram(
+            "output_length_tokens", "Output tokens of a request.", LENGTH_BUCKETS, ("model",)
+        )
+        self.prompt_tokens = self._counter(
+            "prompt_tokens_total", "Prompt tokens of requests that were taken.", ("model",)
+        )
+        self.completion_tokens = self._counter(
+            "completion_tokens_total", "Tokens that clients were sent.", ("model",)
+        )
+        self.cached_tokens = self._counter(
+            "cached_tokens_total", "Prompt tokens served from a prefix cache.", ("model",)
+        )
+        self.cancelled = self._counter(
+            "cancelled_requests_total", "Requests whose client went away.", ("model",)
+        )
+
+        # Queue and placement
+        self.queue_length = self._gauge("queue_length", "Requests that wait for a worker.")
+        self.queue_time = self._histogram(
+            "queue_seconds", "Wait in the gateway before placement.", QUEUE_BUCKETS
+        )
+        self.attempts = self._counter("attempts_total", "Placements of requests on workers.")
+        self.retries = self._counter(
+            "retries_total", "Placements after an earlier one failed.", ("reason",)
+        )
+        self.routed = self._counter(
+            "routed_total", "Choices of the router.", ("policy", "role", "worker")
+        )
+
+        # Handoffs
+        self.handoffs = self._counter("handoffs_total", "Handoffs that ended.", ("outcome",))
+        self.handoff_grant_wait = self._histogram(
+            "handoff_grant_wait_seconds", "From the Offer to the first Grant.", PHASE_BUCKETS
+        )
+        self.handoff_transfer = self._histogram(
+            "handoff_transfer_seconds", "From the first write to the last one done.", PHASE_BUCKETS
+        )
+        self.handoff_verify = self._histogram(
+            "handoff_verify_seconds", "From Commit to Accepted or Rejected.", PHASE_BUCKETS
+        )
+        self.handoff_bytes = self._histogram(
+            "handoff_bytes", "KV moved by a handoff.", BYTES_BUCKETS
+        )
+
+        # Workers, from their load reports
+        self.workers = self._gauge("workers", "Known workers.", ("role", "state"))
+        self.worker_losses = self._counter(
+            "worker_losses_total", "Workers dropped by this gateway.", ("role", "reason")
+        )
+        self.running = self._gauge("running_sequences", "Sequences in the batch.", ("worker",))
+        self.waiting = self._gauge("waiting_sequences", "Sequences waiting there.", ("worker",))
+        self.queued_prefill_tokens = self._gauge(
+            "queued_prefill_tokens", "Prompt tokens taken and not computed.", ("worker",)
+        )
+        self.kv_blocks = self._gauge("kv_blocks", "KV blocks by state.", ("worker", "state"))
+        self.prefill_rate = self._gauge(
+            "prefill_tokens_per_second", "Measured over the last seconds.", ("worker",)
+        )
+        self.step = self._gauge(
+            "step_seconds", "Mean engine step of the last seconds.", ("worker",)
+        )
+        self.digest_mismatches = self._gauge(
+            "digest_mismatched_workers", "Workers that no peer shares a KV digest with."
+        )
+
+        # The gateway itself
+        self.store_up = self._gauge("store_up", "1 while the store answers.")
+        self.build = self._gauge("build_info", "Always 1.", ("version",))
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format; send it as CONTENT_TYPE."""
+        return generate_latest(self.registry)
+
+    def forget_worker(self, worker: str) -> None:
+        """Drop the series of a worker that is gone, so that none shows its last load for ever."""
+        for gauge in (
+            self.running,
+            self.waiting,
+            self.queued_prefill_tokens,
+            self.kv_blocks,
+            self.prefill_rate,
+            self.step,
+        ):
+            gauge.remove_by_labels({"worker": worker})
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, text, labels, namespace=NAMESPACE, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+    ) -> Histogram:
+        return Histogram(
+            name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets
+        )

@@ -1,0 +1,164 @@
+"""Carries out what the state machines ask for, through the host, the transport and the peers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from baton.core.errors import BatonError, HandoffError
+from baton.core.request import Request
+from baton.core.settings import TransferSettings
+from baton.telemetry.logging import event as log_event
+from baton.transfer import state
+from baton.transfer.base import Arena, HandoffHost, Key, Transport, WriteResult
+from baton.transfer.checksum import common_algorithm
+from baton.transfer.peers import PeerId, Peers
+from baton.transfer.source_state import SourceHandoff
+from baton.transfer.target_state import TargetHandoff
+from baton.transfer.verifier import Verifier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A handoff's machine, and whom it concerns."""
+
+    key: Key
+    machine: SourceHandoff | TargetHandoff
+    peer_id: PeerId
+    request: Request
+    num_quarantined: int = 0
+
+
+Feed = Callable[[Entry, state.Event], None]
+
+
+class Effects:
+    """`feed` takes back what came of an action: at once, or later on the loop thread."""
+
+    def __init__(
+        self,
+        host: HandoffHost,
+        transport: Transport,
+        arenas: Sequence[Arena],
+        peers: Peers,
+        post: Callable[[Callable[[], None]], None],
+        settings: TransferSettings,
+        feed: Feed,
+    ) -> None:
+        self._host = host
+        self._transport = transport
+        self._arenas = tuple(arenas)
+        self._peers = peers
+        self._post = post
+        self._settings = settings
+        self._feed = feed
+        self._verifier = Verifier(arenas, post)
+        # Targets that found no room, oldest first.
+        self.queue: dict[bytes, Entry] = {}
+        self.num_quarantined = 0
+
+    def close(self) -> None:
+        self._verifier.close()
+
+    def do(self, entry: Entry, action: state.Action) -> None:
+        """Carry out one action. Those that answer at once come last in their list."""
+        host, key = self._host, entry.key
+        match action:
+            case state.Send(message):
+                self._peers.send(entry.peer_id, message)
+            case state.Write():
+                self._write(entry, action)
+            case state.Granted():
+                host.granted(key)
+            case state.Release():
+                host.release(key)
+            case state.Reserve():
+                self._reserve(entry, action)
+            case state.Expect(groups):
+                self._transport.expect(key, groups)
+            case state.Verify():
+                self._verify(entry, action)
+            case state.Adopt(outputs):
+                host.adopt(key, outputs)
+            case state.Unreserve(quarantine):
+                self._unreserve(entry, quarantine)
+            case state.Lift():
+                self.num_quarantined -= entry.num_quarantined
+                entry.num_quarantined = 0
+                host.lift_quarantine(key)
+            case state.Report(error, timing):
+                if error is None:
+                    host.handed_off(key, timing)
+                else:
+                    self._report_failure(entry, error)
+
+    def _report_failure(self, entry: Entry, error: BatonError) -> None:
+        log.warning(
+            *log_event(
+                "handoff_failed",
+                handoff=entry.machine.identity.handoff_id.hex(),
+                request_id=entry.request.request_id,
+                side="source" if isinstance(entry.machine, SourceHandoff) else "target",
+                peer=entry.peer_id[0],
+                code=error.code,
+                reason=error.message,
+            )
+        )
+        self._host.failed(entry.key, error)
+
+    # --- source ---
+
+    def _write(self, entry: Entry, action: state.Write) -> None:
+        def done(result: WriteResult) -> None:
+            written = state.Written(action.write_id, result)
+            self._post(lambda: self._feed(entry, written))
+
+        try:
+            if not self._peers.can_write_to(entry.peer_id):
+                raise HandoffError(f"not connected to {entry.peer_id[0]}")
+            self._transport.send(entry.peer_id[0], action.writes, done, self._settings.write_wait_s)
+        except HandoffError as error:
+            done(WriteResult((), 0, error=error.message))
+
+    # --- target ---
+
+    def _reserve(self, entry: Entry, action: state.Reserve) -> None:
+        handoff_id = entry.machine.identity.handoff_id
+        if self.queue and next(iter(self.queue)) != handoff_id:
+            # Others wait already; a small offer must not starve a large one.
+            self.queue[handoff_id] = entry
+            self._feed(entry, state.NoRoom())
+            return
+        try:
+            groups = self._host.reserve(
+                entry.key, entry.request, action.num_tokens, action.hashes, action.num_blocks
+            )
+        except BatonError as error:
+            self.queue.pop(handoff_id, None)
+            self._feed(entry, state.Refused(error))
+            return
+        if groups is None:
+            self.queue[handoff_id] = entry
+            self._feed(entry, state.NoRoom())
+        else:
+            self.queue.pop(handoff_id, None)
+            self._feed(entry, state.Reserved(groups))
+
+    def _verify(self, entry: Entry, action: state.Verify) -> None:
+        peer = self._peers.find(entry.peer_id)
+        theirs = peer.hello.arenas if peer is not None and peer.hello is not None else ()
+        self._verifier.check(
+            action.checks,
+            common_algorithm(self._arenas, theirs),
+            lambda problem: self._feed(entry, state.Verified(problem)),
+        )
+
+    def _unreserve(self, entry: Entry, quarantine: bool) -> None:
+        if quarantine:
+            assert isinstance(entry.machine, TargetHandoff), "only targets reserve"
+            entry.num_quarantined = entry.machine.num_granted
+            self.num_quarantined += entry.num_quarantined
+        self._host.unreserve(entry.key, quarantine=quarantine)

@@ -1,0 +1,327 @@
+"""The vocabulary of the handoff state machines: what happens to them, and what they want done.
+
+`source_state.SourceHandoff` and `target_state.TargetHandoff` are pure. They take an event and the
+time and return actions; `handoffs.Handoffs` carries the actions out and feeds back what came of
+them. Each machine is a table from (state, kind of event) to a method: a pair that is not in the
+table is ignored, which is what makes late and duplicate messages harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from google.protobuf.message import Message
+
+from baton.core.errors import BatonError, HandoffError, from_code
+from baton.transfer.base import (
+    BlockWrite,
+    HandoffTiming,
+    ReservedGroup,
+    SourceOutput,
+    WriteResult,
+)
+from baton.v1 import transfer_pb2
+
+Body = Literal[
+    "offer",
+    "grant",
+    "commit",
+    "accepted",
+    "rejected",
+    "status",
+    "withdraw",
+    "cancel",
+    "quiesced",
+    "fail",
+    "fetch",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What every message of a handoff carries."""
+
+    handoff_id: bytes
+    attempt: int
+    source_epoch: int
+    target_epoch: int
+
+    def message(self, body: Body, content: Message) -> transfer_pb2.HandoffMessage:
+        """A message of this handoff."""
+        message = transfer_pb2.HandoffMessage(
+            handoff_id=self.handoff_id,
+            attempt=self.attempt,
+            source_epoch=self.source_epoch,
+            target_epoch=self.target_epoch,
+        )
+        getattr(message, body).CopyFrom(content)
+        return message
+
+    def names(self, message: transfer_pb2.HandoffMessage) -> bool:
+        """Whether a message is of this handoff, this attempt and these two lives."""
+        return (
+            message.handoff_id == self.handoff_id
+            and message.attempt == self.attempt
+            and message.source_epoch == self.source_epoch
+            and message.target_epoch == self.target_epoch
+        )
+
+
+# --- events ---
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message from the peer; its kind is the name of the body."""
+
+    message: transfer_pb2.HandoffMessage
+
+    @property
+    def kind(self) -> str:
+        return self.message.WhichOneof("body") or "empty"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Source: the engine has scheduled the prompt, see `engine.outputs.OfferDue`."""
+
+    kind: ClassVar[str] = "due"
+    num_tokens: int
+    hashes: tuple[tuple[bytes, ...], ...]
+    num_blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Source: blocks are final; `outputs` comes with the last ones."""
+
+    kind: ClassVar[str] = "ready"
+    first_index: tuple[int, ...]
+    block_ids: tuple[tuple[int, ...], ...]
+    outputs: Mapping[int, SourceOutput] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Source: what came of a write. A second one for a write says that it has settled at last."""
+
+    kind: ClassVar[str] = "written"
+    write_id: int
+    result: WriteResult
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeFailed:
+    """Source: the engine gave the prompt up, and has said so itself."""
+
+    kind: ClassVar[str] = "compute_failed"
+    error: BatonError
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Target: the offer has room."""
+
+    kind: ClassVar[str] = "reserved"
+    groups: tuple[ReservedGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """Target: not now."""
+
+    kind: ClassVar[str] = "no_room"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Target: the offer can never be taken."""
+
+    kind: ClassVar[str] = "refused"
+    error: BatonError
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFreed:
+    """Target: an offer that waits may fit now."""
+
+    kind: ClassVar[str] = "room_freed"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Target: the committed blocks hold what the source sent (`problem` is None), or not."""
+
+    kind: ClassVar[str] = "verified"
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """This worker's gateway cancelled."""
+
+    kind: ClassVar[str] = "stop"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """A stream to the peer is there (again); what was sent on an earlier one may be lost."""
+
+    kind: ClassVar[str] = "peer_up"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The peer cannot be reached. It may be alive, and writing."""
+
+    kind: ClassVar[str] = "peer_lost"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDead:
+    """The peer's process is known dead: nothing of it can land any more."""
+
+    kind: ClassVar[str] = "peer_dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Recreated:
+    """Our transport agent was destroyed and made anew.
+
+    `fenced`: that ended the peer's writes. It does not for a peer that copies into our memory
+    without our agent's help.
+    """
+
+    kind: ClassVar[str] = "recreated"
+    fenced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+    kind: ClassVar[str] = "tick"
+
+
+Event = (
+    Received
+    | Due
+    | Ready
+    | Written
+    | ComputeFailed
+    | Reserved
+    | NoRoom
+    | Refused
+    | RoomFreed
+    | Verified
+    | Stop
+    | PeerUp
+    | PeerLost
+    | PeerDead
+    | Recreated
+    | Tick
+)
+
+
+# --- actions ---
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Best effort: lost when no stream is there, and said again after PeerUp."""
+
+    message: transfer_pb2.HandoffMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Source: send blocks; comes back as Written."""
+
+    write_id: int
+    writes: tuple[BlockWrite, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Source: tell the host that the target has room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Source: unpin the blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Target: ask the host for room; comes back at once as Reserved, NoRoom or Refused."""
+
+    num_tokens: int
+    hashes: tuple[tuple[bytes, ...], ...]
+    num_blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """Target: tell the transport what will be written."""
+
+    groups: tuple[ReservedGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCheck:
+    """Blocks of one group and the checksum that each should have."""
+
+    group: int
+    block_ids: tuple[int, ...]
+    checksums: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Target: compare memory with the source's checksums; comes back as Verified."""
+
+    checks: tuple[BlockCheck, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Target: the KV is verified."""
+
+    outputs: Mapping[int, SourceOutput]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreserve:
+    """Target: give the blocks back, or set them aside while a write may land."""
+
+    quarantine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lift:
+    """Target: nothing can land in the quarantined blocks any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How it ended; None is well. Comes exactly once, unless the host ended it itself."""
+
+    error: BatonError | None
+    timing: HandoffTiming
+
+
+Action = (
+    Send | Write | Granted | Release | Reserve | Expect | Verify | Adopt | Unreserve | Lift | Report
+)
+
+
+def error_from_peer(code: str, message: str) -> BatonError:
+    """A peer's reason as an error; codes that are no error's name become HandoffError."""
+    error = from_code(code, message)
+    if type(error) is BatonError and code != BatonError.code:
+        return HandoffError(f"{code}: {message}" if code else message)
+    return error

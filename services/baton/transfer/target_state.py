@@ -1,0 +1,370 @@
+"""The target's half of a handoff, pure: it reserves, grants, verifies, adopts.
+
+```
+EXPECTING -offer-> (room?) -> GRANTED -commit-> VERIFYING -blocks are right-> DONE
+                      no -> QUEUED -room freed-> GRANTED
+   GRANTED, failed:  the source may still write -> QUARANTINED -proof that it cannot-> DONE
+   any other, failed: -> DONE
+```
+
+The reuse rule lives here: blocks once granted are free again only when the source has said that
+nothing is in flight (Quiesced, Fail(quiesced), Withdraw, or Commit, which says that every write is
+done), when its process is known dead, or when our agent was recreated and that fenced its writes.
+Blocks become readable by Adopt alone, which follows Verified(None) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from enum import Enum
+from typing import Any
+
+from baton.core.errors import (
+    BatonError,
+    CancelledRequestError,
+    DeadlineExceededError,
+    HandoffError,
+    OverloadedError,
+)
+from baton.core.settings import TransferSettings
+from baton.transfer import messages
+from baton.transfer.base import HandoffTiming, ReservedGroup, SourceOutput
+from baton.transfer.state import (
+    Action,
+    Adopt,
+    Body,
+    Event,
+    Expect,
+    Identity,
+    Lift,
+    PeerLost,
+    Received,
+    Recreated,
+    Refused,
+    Report,
+    Reserve,
+    Reserved,
+    Send,
+    Stop,
+    Unreserve,
+    Verified,
+    Verify,
+    error_from_peer,
+)
+from baton.v1 import transfer_pb2
+
+CHECKSUM_MISMATCH = "checksum_mismatch"
+
+
+class TargetState(Enum):
+    EXPECTING = "expecting"  # the offer
+    QUEUED = "queued"  # offered; waits for room
+    GRANTED = "granted"  # the source may write
+    VERIFYING = "verifying"  # all writes are done, and are being checked
+    QUARANTINED = "quarantined"  # failed; the source may still write
+    DONE = "done"
+
+
+class TargetHandoff:
+    """One handoff at its target. `due_at` is when it wants a Tick."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        choices: Collection[int],
+        num_groups: int,
+        deadline: float,
+        settings: TransferSettings,
+        now: float,
+    ) -> None:
+        self.identity = identity
+        self.state = TargetState.EXPECTING
+        self._deadline = deadline
+        self._choices = frozenset(choices)
+        self._num_groups = num_groups
+        self._settings = settings
+        self.due_at = min(deadline, now + settings.offer_wait_s)
+        self._wanted: Reserve | None = None
+        self._reserved: tuple[ReservedGroup, ...] = ()
+        self._grant: transfer_pb2.Grant | None = None
+        self._outputs: Mapping[int, SourceOutput] = {}
+        # The verdict, for a source that asks again; None before there is one, or when adopted.
+        self._failure: BatonError | None = None
+        self._code = ""
+        self._adopted = False
+        self._offered_at = self._granted_at = self._committed_at = 0.0
+
+    @property
+    def closed(self) -> bool:
+        """The host has been told how it ended; its blocks are free or in quarantine."""
+        return self.state in (TargetState.DONE, TargetState.QUARANTINED)
+
+    @property
+    def num_granted(self) -> int:
+        """Blocks that the source may write."""
+        return sum(len(group.block_ids) - len(group.skip) for group in self._reserved)
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take an event; the actions are to be done in order."""
+        step = TABLE.get((self.state, event.kind))
+        return step(self, event, now) if step else []
+
+    # --- the way to the batch ---
+
+    def _offer(self, event: Received, now: float) -> list[Action]:
+        offer = event.message.offer
+        try:
+            self._wanted = messages.read_offer(offer, self._choices, self._num_groups)
+        except BatonError as error:
+            return self._fail(error, now)
+        self._offered_at = now
+        self.due_at = min(self._deadline, now + offer.grant_wait_ms / 1000)
+        return [self._wanted]
+
+    def _queue(self, event: Event, now: float) -> list[Action]:
+        self.state = TargetState.QUEUED
+        return []
+
+    def _try_again(self, event: Event, now: float) -> list[Action]:
+        assert self._wanted is not None, "a queued offer has been read"
+        return [self._wanted]
+
+    def _refused(self, event: Refused, now: float) -> list[Action]:
+        return self._fail(event.error, now)
+
+    def _reserve(self, event: Reserved, now: float) -> list[Action]:
+        self._reserved = event.groups
+        self._grant = messages.grant_body(event.groups)
+        self._granted_at = now
+        self.state = TargetState.GRANTED
+        return [Expect(event.groups), *self._say_grant(event, now)]
+
+    def _say_grant(self, event: Event, now: float) -> list[Action]:
+        """Grant, or grant again: the source has shown that it is at work."""
+        assert self._grant is not None, "room is reserved"
+        self.due_at = min(self._deadline, now + self._settings.commit_wait_s)
+        return [self._send("grant", self._grant)]
+
+    def _commit(self, event: Received, now: float) -> list[Action]:
+        assert self._wanted is not None, "a grant follows an offer"
+        granted = [
+            {
+                index: (block_id, generation)
+                for index, (block_id, generation) in enumerate(
+                    zip(group.block_ids, group.generations, strict=True)
+                )
+                if index not in group.skip
+            }
+            for group in self._reserved
+        ]
+        try:
+            read = messages.read_commit(
+                event.message.commit,
+                self._choices,
+                granted,
+                self._wanted.hashes,
+                checksums=self._settings.checksum == "always",
+            )
+        except HandoffError as error:
+            # Who contradicts the grant may be writing elsewhere: wait for its Quiesced.
+            return self._fail(error, now)
+        self._outputs = read.outputs
+        self._committed_at = now
+        self.state = TargetState.VERIFYING
+        self.due_at = min(self._deadline, now + self._settings.write_wait_s)
+        return [Verify(read.checks)]
+
+    def _verified(self, event: Verified, now: float) -> list[Action]:
+        if event.problem is not None:
+            self._code = CHECKSUM_MISMATCH
+            return self._fail(HandoffError(f"{CHECKSUM_MISMATCH}: {event.problem}"), now)
+        self.state = TargetState.DONE
+        self.due_at = float("inf")
+        self._adopted = True
+        return [
+            Adopt(self._outputs),
+            self._send("accepted", transfer_pb2.Accepted()),
+            Report(None, self._timing(now)),
+        ]
+
+    def _withdrawn(self, event: Event, now: float) -> list[Action]:
+        """Every choice ended on the source: nothing to adopt, and nothing went wrong."""
+        actions: list[Action] = []
+        if self.state is TargetState.GRANTED:
+            actions.append(Unreserve(quarantine=False))
+        self.state = TargetState.DONE
+        self.due_at = float("inf")
+        return [*actions, Report(None, self._timing(now))]
+
+    # --- the ways to fail ---
+
+    def _tick(self, event: Event, now: float) -> list[Action]:
+        if now < self.due_at:
+            return []
+        settings = self._settings
+        if now >= self._deadline:
+            error: BatonError = DeadlineExceededError("the request's deadline passed")
+        elif self.state is TargetState.EXPECTING:
+            error = HandoffError(f"the source offered nothing within {settings.offer_wait_s:g} s")
+        elif self.state is TargetState.QUEUED:
+            error = OverloadedError("no free KV blocks for the handoff while the source waited")
+        elif self.state is TargetState.GRANTED:
+            error = HandoffError(f"no sign of the source for {settings.commit_wait_s:g} s")
+        else:
+            error = HandoffError("the committed blocks were not checked in time")
+        return self._fail(error, now)
+
+    def _source_failed(self, event: Received, now: float) -> list[Action]:
+        fail = event.message.fail
+        error = error_from_peer(fail.code, f"the source failed: {fail.message}")
+        return self._fail(error, now, answer=False, may_land=not fail.quiesced)
+
+    def _source_cancelled(self, event: Received, now: float) -> list[Action]:
+        error = HandoffError(f"the source gave up: {event.message.cancel.reason}")
+        return self._fail(error, now, answer=False)
+
+    def _source_quiesced(self, event: Event, now: float) -> list[Action]:
+        error = HandoffError("the source has ended the handoff")
+        return self._fail(error, now, answer=False, may_land=False)
+
+    def _peer_lost(self, event: PeerLost, now: float) -> list[Action]:
+        error = HandoffError(f"the source cannot be reached: {event.reason}")
+        return self._fail(error, now, answer=False)
+
+    def _peer_dead(self, event: Event, now: float) -> list[Action]:
+        error = HandoffError("the source's process died")
+        return self._fail(error, now, answer=False, may_land=False)
+
+    def _recreated(self, event: Recreated, now: float) -> list[Action]:
+        error = HandoffError("this worker's transport was recreated")
+        return self._fail(error, now, may_land=not event.fenced)
+
+    def _stop(self, event: Stop, now: float) -> list[Action]:
+        return self._fail(CancelledRequestError(event.reason), now, report=False)
+
+    def _fail(
+        self,
+        error: BatonError,
+        now: float,
+        *,
+        answer: bool = True,
+        may_land: bool = True,
+        report: bool = True,
+    ) -> list[Action]:
+        """End it. `may_land`: the source has not said that nothing is in flight."""
+        self._failure = error
+        self._code = self._code or error.code
+        actions: list[Action] = []
+        if answer:
+            actions.append(self._say_failed())
+        end = TargetState.DONE
+        if self.state in (TargetState.GRANTED, TargetState.VERIFYING):
+            # A verified commit says that all writes are done, a grant of nothing allows none.
+            writable = self.state is TargetState.GRANTED and self.num_granted > 0
+            end = TargetState.QUARANTINED if writable and may_land else TargetState.DONE
+            actions.append(Unreserve(quarantine=end is TargetState.QUARANTINED))
+        if report:
+            actions.append(Report(error, self._timing(now)))
+        self.state = end
+        self.due_at = float("inf")
+        return actions
+
+    # --- after the end ---
+
+    def _lift(self, event: Event, now: float) -> list[Action]:
+        self.state = TargetState.DONE
+        return [Lift()]
+
+    def _lift_if_quiesced(self, event: Received, now: float) -> list[Action]:
+        return self._lift(event, now) if event.message.fail.quiesced else []
+
+    def _lift_and_refuse(self, event: Event, now: float) -> list[Action]:
+        return [*self._lift(event, now), self._say_failed()]
+
+    def _lift_if_fenced(self, event: Recreated, now: float) -> list[Action]:
+        return self._lift(event, now) if event.fenced else []
+
+    def _repeat_end(self, event: Event, now: float) -> list[Action]:
+        """Tell a source that may not have heard how it ended."""
+        if self._adopted:
+            return [self._send("accepted", transfer_pb2.Accepted())]
+        return [self._say_failed()] if self._failure is not None else []
+
+    def _repeat_failure(self, event: Event, now: float) -> list[Action]:
+        return [] if self._adopted else self._repeat_end(event, now)
+
+    # --- small parts ---
+
+    def _say_failed(self) -> Send:
+        """Cancel where our gateway cancelled, else Rejected with the reason."""
+        assert self._failure is not None, "only what has failed is told"
+        if isinstance(self._failure, CancelledRequestError):
+            reason = transfer_pb2.CancelHandoff(reason=self._failure.message)
+            return self._send("cancel", reason)
+        rejected = transfer_pb2.Rejected(code=self._code, message=self._failure.message)
+        return self._send("rejected", rejected)
+
+    def _send(self, body: Body, content: Any) -> Send:
+        return Send(self.identity.message(body, content))
+
+    def _timing(self, now: float) -> HandoffTiming:
+        granted = self._granted_at or now
+        committed = self._committed_at or now
+        return HandoffTiming(
+            grant_wait_s=max(0.0, granted - self._offered_at) if self._offered_at else 0.0,
+            transfer_s=max(0.0, committed - granted),
+            verify_s=max(0.0, now - committed),
+        )
+
+
+_S = TargetState
+_M = TargetHandoff
+_Step = Callable[[TargetHandoff, Any, float], list[Action]]
+
+
+def _table() -> dict[tuple[TargetState, str], _Step]:
+    table: dict[tuple[TargetState, str], _Step] = {}
+    for state in (_S.EXPECTING, _S.QUEUED, _S.GRANTED):
+        table |= {
+            (state, "withdraw"): _M._withdrawn,
+            (state, "fail"): _M._source_failed,
+            (state, "cancel"): _M._source_cancelled,
+            (state, "quiesced"): _M._source_quiesced,
+            (state, "peer_lost"): _M._peer_lost,
+            (state, "peer_dead"): _M._peer_dead,
+            (state, "stop"): _M._stop,
+            (state, "tick"): _M._tick,
+        }
+    return table | {
+        (_S.EXPECTING, "offer"): _M._offer,
+        (_S.EXPECTING, "reserved"): _M._reserve,
+        (_S.EXPECTING, "no_room"): _M._queue,
+        (_S.EXPECTING, "refused"): _M._refused,
+        (_S.QUEUED, "room_freed"): _M._try_again,
+        (_S.QUEUED, "reserved"): _M._reserve,
+        (_S.QUEUED, "refused"): _M._refused,
+        (_S.GRANTED, "offer"): _M._say_grant,
+        (_S.GRANTED, "status"): _M._say_grant,
+        (_S.GRANTED, "commit"): _M._commit,
+        (_S.GRANTED, "recreated"): _M._recreated,
+        # The data is here and quiet: only the request's own end can stop the check.
+        (_S.VERIFYING, "verified"): _M._verified,
+        (_S.VERIFYING, "stop"): _M._stop,
+        (_S.VERIFYING, "tick"): _M._tick,
+        (_S.QUARANTINED, "quiesced"): _M._lift,
+        (_S.QUARANTINED, "withdraw"): _M._lift,
+        (_S.QUARANTINED, "fail"): _M._lift_if_quiesced,
+        (_S.QUARANTINED, "commit"): _M._lift_and_refuse,
+        (_S.QUARANTINED, "peer_dead"): _M._lift,
+        (_S.QUARANTINED, "recreated"): _M._lift_if_fenced,
+        (_S.QUARANTINED, "peer_up"): _M._repeat_end,
+        (_S.QUARANTINED, "offer"): _M._repeat_end,
+        (_S.QUARANTINED, "status"): _M._repeat_end,
+        (_S.DONE, "commit"): _M._repeat_end,
+        (_S.DONE, "status"): _M._repeat_end,
+        (_S.DONE, "offer"): _M._repeat_failure,
+        (_S.DONE, "peer_up"): _M._repeat_failure,
+    }
+
+
+TABLE = _table()

@@ -1,0 +1,16 @@
+"""Versions of the protocols between Baton's processes. Both ends must share one.
+
+A change that an older peer would misread raises PROTOCOL_MAX; dropping support for old peers raises
+PROTOCOL_MIN.
+"""
+
+from __future__ import annotations
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+
+
+def common_version(peer_min: int, peer_max: int) -> int | None:
+    """The newest version that both sides speak, or None."""
+    version = min(PROTOCOL_MAX, peer_max)
+    return version if version >= max(PROTOCOL_MIN, peer_min) else None

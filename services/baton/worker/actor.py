@@ -1,0 +1,31 @@
+"""The Ray shell around a worker. The only module of this package that knows Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from baton.worker.config import WorkerConfig
+from baton.worker.worker import Worker
+
+
+@ray.remote
+class WorkerActor:
+    """Starts its worker when it is constructed, so that a restarted actor serves by itself."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._worker = Worker(WorkerConfig.model_validate(config))
+        self._worker.start()
+
+    def ready(self) -> dict[str, Any]:
+        """Answers once the worker serves; `info()`."""
+        return self._worker.info()
+
+    def info(self) -> dict[str, Any]:
+        """worker_id, pid, address, state."""
+        return self._worker.info()
+
+    def stop(self, grace_s: float) -> None:
+        """Take nothing new, let running requests end for up to `grace_s`, then leave the store."""
+        self._worker.stop(grace_s)

@@ -1,0 +1,83 @@
+"""From settings to an engine: which runner, which digest, which transport."""
+
+from __future__ import annotations
+
+import os
+
+from baton.core import model_folder
+from baton.core.errors import ConfigError
+from baton.core.kv import kv_digest
+from baton.engine.engine import Engine
+from baton.engine.runner import Runner
+from baton.transfer.base import Arena, Transport
+from baton.worker.config import WorkerConfig
+
+
+def build_engine(config: WorkerConfig) -> tuple[Engine, Runner, str]:
+    """Load the model (or the mock) and return (engine, runner, digest).
+
+    Raises ModelLoadError and ConfigError, whose messages say what to change.
+    """
+    settings = config.settings
+    if settings.engine.deterministic:
+        raise ConfigError("engine.deterministic is not available yet; leave it off")
+    runner = _mock_runner(config) if settings.engine.kind == "mock" else _torch_runner(config)
+    digest = kv_digest(runner.identity, runner.groups, runner.rope)
+    engine = Engine(
+        settings.engine,
+        runner,
+        digest,
+        max_ungranted_share=settings.transfer.max_ungranted_share,
+    )
+    return engine, runner, digest
+
+
+def _mock_runner(config: WorkerConfig) -> Runner:
+    from baton.engine.mock import MockRunner
+
+    document = model_folder.config(config.model_folder)
+    longest = config.settings.model.max_model_len or model_folder.context_length(document)
+    return MockRunner(
+        config.settings.engine,
+        vocab_size=model_folder.vocab_size(document),
+        max_model_len=longest,
+        eos_token_ids=model_folder.eos_token_ids(config.model_folder),
+    )
+
+
+def _torch_runner(config: WorkerConfig) -> Runner:
+    # Torch takes seconds to import and hundreds of MB; mock workers go without.
+    from baton.engine.model_runner import ModelRunner
+
+    # The folder is resolved already: a hub id is not asked for again by each worker.
+    model = config.settings.model.model_copy(
+        update={"source": config.model_folder, "revision": None}
+    )
+    engine = config.settings.engine.model_copy(update={"num_threads": config.num_threads})
+    return ModelRunner(model, engine)
+
+
+def build_transport(config: WorkerConfig, agent_name: str) -> Transport:
+    """The transport that the settings name."""
+    settings = config.settings.transfer
+    if settings.transport == "inproc":
+        from baton.transfer.inproc import InprocTransport
+
+        return InprocTransport(agent_name)
+    from baton.transfer.nixl import NixlTransport
+
+    return NixlTransport(agent_name, settings)
+
+
+def arenas_of(runner: Runner) -> list[Arena]:
+    """The runner's memory in the terms of transfers."""
+    return [
+        Arena(a.group, a.address, a.num_blocks, a.block_bytes, a.memory, a.device_id, a.view)
+        for a in runner.arenas()
+    ]
+
+
+def limit_cpu_threads(num_threads: int) -> None:
+    """Bound the math libraries' threads; must run before they load."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(num_threads)

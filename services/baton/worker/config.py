@@ -1,0 +1,42 @@
+"""What one worker process is told at its start; crosses process boundaries as plain JSON."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from baton.core.settings import (
+    EngineSettings,
+    LogSettings,
+    ModelSettings,
+    StoreSettings,
+    TransferSettings,
+    WorkerSettings,
+)
+
+
+class WorkerGroups(BaseModel):
+    """The branches of the settings tree that a worker reads; the others are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: ModelSettings
+    engine: EngineSettings
+    worker: WorkerSettings
+    transfer: TransferSettings
+    store: StoreSettings
+    log: LogSettings
+
+
+class WorkerConfig(BaseModel):
+    """One worker. `store_url` and `token` are resolved, unlike in the settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: WorkerGroups
+    role: str
+    worker_id: str
+    model_folder: str
+    model_name: str
+    store_url: str
+    token: str
+    num_threads: int

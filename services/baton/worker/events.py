@@ -1,0 +1,121 @@
+"""What the worker's prefix cache holds, told to routers: a snapshot, then numbered deltas.
+
+Everything here runs on the worker's asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import grpc
+
+from baton.engine.outputs import CacheDelta
+from baton.v1 import events_pb2, events_pb2_grpc
+
+Response = events_pb2.KvEventsResponse
+Context = grpc.aio.ServicerContext[events_pb2.KvEventsRequest, Response]
+
+# Deltas kept for watchers that fell behind; beyond it they are sent a snapshot.
+MAX_DELTAS = 4096
+# Hashes in one piece of a snapshot (64 KiB).
+CHUNK_HASHES = 4096
+
+
+class EventLog(events_pb2_grpc.EventsServiceServicer):
+    """EventsService, fed by `append` once per engine step.
+
+    It mirrors the cache's hashes by applying the deltas to sets of its own, so that a snapshot is
+    exactly the state after the newest delta and never asks the engine's thread.
+    """
+
+    def __init__(
+        self, epoch: int, max_deltas: int = MAX_DELTAS, chunk_hashes: int = CHUNK_HASHES
+    ) -> None:
+        self._epoch = epoch
+        self._chunk_hashes = chunk_hashes
+        self._deltas: deque[events_pb2.KvDelta] = deque(maxlen=max_deltas)
+        self._held: dict[int, set[bytes]] = {}
+        self._last_id = 0
+        self._news = asyncio.Event()
+
+    @property
+    def last_event_id(self) -> int:
+        return self._last_id
+
+    def append(self, deltas: Sequence[CacheDelta]) -> None:
+        """Take what changed in one step, in order, as one event."""
+        if not deltas:
+            return
+        stored: dict[int, dict[bytes, None]] = {}
+        removed: dict[int, dict[bytes, None]] = {}
+        for delta in deltas:
+            held = self._held.setdefault(delta.group, set())
+            now_stored = stored.setdefault(delta.group, {})
+            now_removed = removed.setdefault(delta.group, {})
+            # Within an event the order is lost, so a hash may be in one of its lists only.
+            for block_hash in delta.stored:
+                now_removed.pop(block_hash, None)
+                now_stored[block_hash] = None
+            for block_hash in delta.removed:
+                now_stored.pop(block_hash, None)
+                now_removed[block_hash] = None
+            held.update(delta.stored)
+            held.difference_update(delta.removed)
+        self._last_id += 1
+        self._deltas.append(
+            events_pb2.KvDelta(
+                event_id=self._last_id, stored=_blocks(stored), removed=_blocks(removed)
+            )
+        )
+        # Wake every watcher; those that wait later wait for the next event.
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def KvEvents(
+        self, request: events_pb2.KvEventsRequest, context: Context
+    ) -> AsyncIterator[Response]:
+        """Follow the cache until the caller goes away."""
+        del context
+        seen: int | None = request.after_event_id
+        if request.worker_epoch != self._epoch or not 0 < request.after_event_id <= self._last_id:
+            seen = None
+        while True:
+            if seen is None or self._has_gap(seen):
+                at = self._last_id
+                for chunk in self._snapshot(at):
+                    yield Response(worker_epoch=self._epoch, snapshot=chunk)
+                seen = at
+            elif seen < self._last_id:
+                first = self._deltas[0].event_id
+                delta = self._deltas[seen + 1 - first]
+                yield Response(worker_epoch=self._epoch, delta=delta)
+                seen = delta.event_id
+            else:
+                await self._news.wait()
+
+    def _has_gap(self, seen: int) -> bool:
+        """A watcher that fell behind the kept deltas starts again from a snapshot."""
+        return seen < self._last_id and seen + 1 < self._deltas[0].event_id
+
+    def _snapshot(self, at: int) -> Iterator[events_pb2.KvSnapshotChunk]:
+        """The state now, copied before the first chunk is sent; the last chunk may be empty."""
+        step = self._chunk_hashes
+        pieces = [
+            {group: dict.fromkeys(hashes[i : i + step])}
+            for group, hashes in ((g, list(held)) for g, held in self._held.items())
+            for i in range(0, len(hashes), step)
+        ] or [{}]
+        for number, piece in enumerate(pieces, 1):
+            yield events_pb2.KvSnapshotChunk(
+                event_id=at, last=number == len(pieces), blocks=_blocks(piece)
+            )
+
+
+def _blocks(groups: dict[int, dict[bytes, None]]) -> list[events_pb2.KvBlocks]:
+    return [
+        events_pb2.KvBlocks(group=group, tier=events_pb2.KV_TIER_DEVICE, hashes=b"".join(hashes))
+        for group, hashes in groups.items()
+        if hashes
+    ]

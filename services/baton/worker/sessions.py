@@ -1,0 +1,331 @@
+"""The worker's end of the token plane: one session for each gateway.
+
+A session outlives its stream for `session_grace_s`: what its gateway has not confirmed is kept and
+sent again when it resumes. Everything here runs on the worker's asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+import grpc
+
+from baton.core.errors import WorkerLostError
+from baton.core.request import TokenLogprobs
+from baton.core.settings import WorkerSettings
+from baton.engine.outputs import Key, TokenRow
+from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
+from baton.wire.frames import FrameColumns
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[session_pb2.SessionRequest, session_pb2.SessionResponse]
+# Numbers in `_Slot.rows` for each token: choice, position, token, flags.
+_ROW = 4
+
+
+class _Slot:
+    """What a submission has said so far, for a gateway that resumes."""
+
+    __slots__ = ("events", "logprobs", "rows")
+
+    def __init__(self) -> None:
+        self.rows = array("I")
+        self.logprobs: dict[int, TokenLogprobs] = {}
+        self.events: list[session_pb2.SlotEvent] = []
+
+
+class _Session:
+    """One gateway's submissions, and what its stream has yet to carry."""
+
+    def __init__(self, session_id: str) -> None:
+        self.id = session_id
+        self.slots: dict[int, _Slot] = {}
+        self.stream: object | None = None
+        self.reader: asyncio.Task[None] | None = None
+        self.grace: asyncio.TimerHandle | None = None
+        self.wake = asyncio.Event()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what is pending; the slots keep it."""
+        self.columns = FrameColumns()
+        self.events: list[session_pb2.SlotEvent] = []
+        self.load_due = True
+
+    def take_frame(self, load: session_pb2.Load | None) -> session_pb2.Frame | None:
+        """All that is pending as one frame."""
+        send_load = self.load_due and load is not None
+        if not self.columns and not self.events and not send_load:
+            return None
+        frame = self.columns.frame()
+        frame.events.extend(self.events)
+        if send_load and load is not None:
+            frame.load.CopyFrom(load)
+        self.clear()
+        self.load_due = False
+        return frame
+
+
+class Sessions(session_pb2_grpc.SessionServiceServicer):
+    """SessionService. `on_submit` and `on_cancel` must hand over and return.
+
+    `on_cancel` may name submissions that have ended; those are to be ignored.
+    """
+
+    def __init__(
+        self,
+        me: common_pb2.WorkerRef,
+        lease: Callable[[], common_pb2.WorkerLease],
+        on_submit: Callable[[Key, session_pb2.Submit], None],
+        on_cancel: Callable[[Key], None],
+        settings: WorkerSettings,
+    ) -> None:
+        self._me = me
+        self._lease = lease
+        self._on_submit = on_submit
+        self._on_cancel = on_cancel
+        self._grace_s = settings.session_grace_s
+        self._sessions: dict[str, _Session] = {}
+        self._load: session_pb2.Load | None = None
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def num_slots(self) -> int:
+        """Submissions that are not forgotten yet. From any thread."""
+        return sum(len(session.slots) for session in list(self._sessions.values()))
+
+    def publish(
+        self,
+        rows: Sequence[TokenRow],
+        events: Sequence[tuple[Key, session_pb2.SlotEvent]],
+        load: session_pb2.Load | None,
+    ) -> None:
+        """One engine step's news. Each gateway gets at most one frame of it."""
+        touched: set[_Session] = set()
+        for row in rows:
+            session_id, slot_id = row.key
+            session = self._sessions.get(session_id)
+            slot = None if session is None else session.slots.get(slot_id)
+            if session is None or slot is None:
+                continue
+            flags = 0 if row.finish is None else int(row.finish)
+            if row.logprobs is not None:
+                slot.logprobs[len(slot.rows) // _ROW] = row.logprobs
+            slot.rows.extend((row.choice, row.position, row.token, flags))
+            if session.stream is not None:
+                session.columns.add(
+                    slot_id, row.choice, row.position, row.token, flags, row.logprobs
+                )
+                touched.add(session)
+        for (session_id, slot_id), slot_event in events:
+            session = self._sessions.get(session_id)
+            slot = None if session is None else session.slots.get(slot_id)
+            if session is None or slot is None:
+                continue
+            slot_event.slot = slot_id
+            slot.events.append(slot_event)
+            if session.stream is not None:
+                session.events.append(slot_event)
+                touched.add(session)
+        if load is not None and self._take_load(load):
+            for session in self._sessions.values():
+                session.load_due = True
+                touched.add(session)
+        for session in touched:
+            session.wake.set()
+
+    def _take_load(self, load: session_pb2.Load) -> bool:
+        """Keep the newest load; True when gateways need to hear of it.
+
+        Averages move with every step; alone they are no news.
+        """
+        old, self._load = self._load, load
+        if old is None:
+            return True
+        plain = session_pb2.Load()
+        plain.CopyFrom(load)
+        plain.sequence_number = old.sequence_number
+        plain.prefill_tokens_per_s = old.prefill_tokens_per_s
+        plain.step_s = old.step_s
+        return plain != old
+
+    async def Session(
+        self, request_iterator: AsyncIterator[session_pb2.SessionRequest], context: Context
+    ) -> None:
+        """Serve one stream of one gateway."""
+        requests = aiter(request_iterator)
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "open":
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "the first message of a session must be `open`"
+            )
+            return
+        await self._check(first.open, context)
+        known = self._sessions.get(first.open.session_id)
+        session = known or _Session(first.open.session_id)
+        self._sessions[session.id] = session
+        stream, wake = self._attach(session)
+        if known is not None:
+            self._resume(session, first.open.resume)
+        session.reader = asyncio.create_task(self._read(session, stream, requests))
+        reader = session.reader
+        # When the gateway has nothing more to say, this stream ends too.
+        reader.add_done_callback(lambda task: self._read_ended(task, wake))
+        try:
+            await context.write(
+                session_pb2.SessionResponse(
+                    opened=session_pb2.Opened(
+                        worker=self._me, resumed=known is not None, lease=self._lease()
+                    )
+                )
+            )
+            wake.set()
+            await self._write(session, stream, wake, reader, context)
+            if session.stream is not stream:
+                await context.abort(grpc.StatusCode.ABORTED, "the session was opened again")
+        finally:
+            reader.cancel()
+            self._detach(session, stream)
+
+    async def _check(self, opening: session_pb2.Open, context: Context) -> None:
+        lease = self._lease()
+        if not opening.session_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "session_id is empty")
+        if opening.worker_epoch not in (0, self._me.epoch):
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"worker {self._me.worker_id} has a new epoch: the process was restarted",
+            )
+        if not lease.protocol_min <= opening.protocol <= lease.protocol_max:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"protocol {opening.protocol} is not among this worker's "
+                f"{lease.protocol_min} to {lease.protocol_max}",
+            )
+
+    def _attach(self, session: _Session) -> tuple[object, asyncio.Event]:
+        """Make a new stream the session's; an older one that still lives must end."""
+        if session.grace is not None:
+            session.grace.cancel()
+            session.grace = None
+        if session.reader is not None:
+            session.reader.cancel()
+        session.wake.set()
+        session.stream, session.wake = object(), asyncio.Event()
+        session.clear()
+        return session.stream, session.wake
+
+    def _detach(self, session: _Session, stream: object) -> None:
+        if session.stream is not stream:
+            return
+        session.stream = session.reader = None
+        session.clear()
+        if session.slots:
+            session.grace = asyncio.get_running_loop().call_later(
+                self._grace_s, self._expire, session
+            )
+        else:
+            self._sessions.pop(session.id, None)
+
+    def _expire(self, session: _Session) -> None:
+        """Its gateway did not come back."""
+        self._sessions.pop(session.id, None)
+        if session.slots:
+            log.warning("session_lost", extra={"session": session.id, "slots": len(session.slots)})
+        for slot in session.slots:
+            self._on_cancel((session.id, slot))
+        session.slots.clear()
+
+    def _resume(self, session: _Session, points: Iterable[session_pb2.ResumePoint]) -> None:
+        """Queue again what the gateway has not seen; drop what it no longer wants."""
+        wanted: dict[int, dict[int, int]] = {}
+        for point in points:
+            wanted.setdefault(point.slot, {})[point.choice] = point.next_position
+        for slot_id in [s for s in session.slots if s not in wanted]:
+            self._cancel(session, slot_id)
+        for slot_id, next_positions in wanted.items():
+            slot = session.slots.get(slot_id)
+            if slot is None:
+                session.events.append(
+                    session_pb2.SlotEvent(
+                        slot=slot_id,
+                        kind=session_pb2.SlotEvent.KIND_FAILED,
+                        code=WorkerLostError.code,
+                        message="the submission was lost with a broken stream",
+                        retryable=True,
+                    )
+                )
+                continue
+            for row in range(len(slot.rows) // _ROW):
+                choice, position, token, flags = slot.rows[row * _ROW : (row + 1) * _ROW]
+                if position >= next_positions.get(choice, 0):
+                    session.columns.add(
+                        slot_id, choice, position, token, flags, slot.logprobs.get(row)
+                    )
+            session.events.extend(slot.events)
+
+    async def _write(
+        self,
+        session: _Session,
+        stream: object,
+        wake: asyncio.Event,
+        reader: asyncio.Task[None],
+        context: Context,
+    ) -> None:
+        """Send frames; what comes while a write waits joins the next frame."""
+        while True:
+            await wake.wait()
+            wake.clear()
+            if session.stream is not stream or reader.done():
+                return
+            frame = session.take_frame(self._load)
+            if frame is not None:
+                await context.write(session_pb2.SessionResponse(frame=frame))
+
+    async def _read(
+        self,
+        session: _Session,
+        stream: object,
+        requests: AsyncIterator[session_pb2.SessionRequest],
+    ) -> None:
+        async for request in requests:
+            if session.stream is not stream:
+                return
+            kind = request.WhichOneof("message")
+            if kind == "submit":
+                self._submit(session, request.submit)
+            elif kind == "cancel":
+                self._cancel(session, request.cancel.slot)
+            elif kind == "forget":
+                for slot_id in request.forget.slots:
+                    session.slots.pop(slot_id, None)
+
+    def _read_ended(self, task: asyncio.Task[None], wake: asyncio.Event) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("session reader failed", exc_info=error)
+        wake.set()
+
+    def _submit(self, session: _Session, submit: session_pb2.Submit) -> None:
+        if submit.slot in session.slots:
+            log.error("slot_used_twice", extra={"session": session.id, "slot": submit.slot})
+            return
+        session.slots[submit.slot] = _Slot()
+        self._on_submit((session.id, submit.slot), submit)
+
+    def _cancel(self, session: _Session, slot_id: int) -> None:
+        if session.slots.pop(slot_id, None) is not None:
+            self._on_cancel((session.id, slot_id))
+
+    def close(self) -> None:
+        """Stop the timers; streams end with the server."""
+        for session in self._sessions.values():
+            if session.grace is not None:
+                session.grace.cancel()
+        self._sessions.clear()

@@ -1,0 +1,215 @@
+"""One worker: an engine loop, a gRPC server, handoffs and a lease. Its role is a label.
+
+Threads: the engine loop owns the engine and all handoffs; an asyncio thread owns the gRPC server;
+the transport has senders of its own; the lease is renewed from one more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import baton
+from baton.core.errors import HandoffError
+from baton.core.kv import GroupSpec
+from baton.engine.outputs import Key, StepOutput
+from baton.store.lease import LeaseKeeper
+from baton.telemetry.logging import event
+from baton.transfer.base import Arena, Transport
+from baton.transfer.handoffs import Handoffs
+from baton.transfer.layout import group_to_proto, whole_shard
+from baton.v1 import common_pb2, session_pb2, transfer_pb2, transfer_pb2_grpc
+from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
+from baton.worker.build import arenas_of, build_engine, build_transport, limit_cpu_threads
+from baton.worker.config import WorkerConfig
+from baton.worker.engine_loop import EngineLoop
+from baton.worker.events import EventLog
+from baton.worker.lifecycle import Lifecycle, WorkerState
+from baton.worker.load import LoadMeter
+from baton.worker.server import AsyncThread, WorkerServer
+from baton.worker.sessions import Sessions
+
+log = logging.getLogger(__name__)
+
+_ROLES = {
+    "prefill": common_pb2.WORKER_ROLE_PREFILL,
+    "decode": common_pb2.WORKER_ROLE_DECODE,
+    "any": common_pb2.WORKER_ROLE_ANY,
+}
+# How often a drain looks whether anything is left.
+DRAIN_POLL_S = 0.05
+# What running requests get before a worker leaves that can free its quarantine no other way.
+WORN_OUT_GRACE_S = 30.0
+
+
+def exit_process(error: BaseException) -> None:
+    """A worker whose engine broke has no state worth keeping: gateways replay, Ray restarts it."""
+    del error
+    os._exit(1)
+
+
+class Worker(transfer_pb2_grpc.TransferServiceServicer):
+    """`start()` returns when it serves; `stop(grace_s)` drains and leaves."""
+
+    def __init__(
+        self, config: WorkerConfig, died: Callable[[BaseException], None] = exit_process
+    ) -> None:
+        self._config = config
+        self._died = died
+        self._lifecycle = Lifecycle()
+        self._meter = LoadMeter()
+
+    def start(self) -> None:
+        """Load the model, listen, register. Raises ConfigError, saying what to change."""
+        config = self._config
+        limit_cpu_threads(config.num_threads)
+        self._engine, runner, self._digest = build_engine(config)
+        self._groups: tuple[GroupSpec, ...] = runner.groups
+        self._num_blocks = runner.num_blocks
+        arenas = arenas_of(runner)
+        epoch = secrets.randbits(64) | 1
+        self._transport: Transport = build_transport(config, f"{config.worker_id}-{epoch:016x}")
+        self._transport.register(arenas)
+        self._async = AsyncThread("worker-grpc")
+        self._loop = EngineLoop(self._engine, self._publish, self._died, self._worn_out)
+        self._async.run(self._serve(epoch, arenas))
+        self._loop.start()
+        self._report_load()
+        self._lifecycle.move(WorkerState.READY)
+        self._lease = LeaseKeeper(
+            config.store_url,
+            config.token,
+            config.settings.store.key_prefix,
+            f"workers/{config.worker_id}",
+            lambda: self.lease().SerializeToString(),
+            config.settings.worker.lease_ttl_s,
+            config.settings.worker.lease_renew_s,
+        )
+        self._lease.start()
+        log.info(*event("worker_ready", worker=config.worker_id, address=self._me.address))
+
+    async def _serve(self, epoch: int, arenas: list[Arena]) -> None:
+        config = self._config
+        self._server = WorkerServer(config.settings.worker.host, config.token)
+        self._me = common_pb2.WorkerRef(
+            worker_id=config.worker_id, epoch=epoch, address=self._server.address
+        )
+        self._sessions = Sessions(
+            self._me, self.lease, self._on_submit, self._on_cancel, config.settings.worker
+        )
+        self._events = EventLog(epoch)
+        self._handoffs = Handoffs(
+            self._me,
+            self._digest,
+            self._transport,
+            arenas,
+            self._groups,
+            self._loop.host,
+            self._loop.post,
+            self._async.loop,
+            config.token,
+            config.settings.transfer,
+        )
+        self._loop.attach(self._handoffs)
+        await self._server.start(self._sessions, self._events, self)
+
+    async def Handoff(
+        self, request_iterator: AsyncIterator[transfer_pb2.HandoffRequest], context: Any
+    ) -> None:
+        """TransferService: one stream per peer."""
+        await self._handoffs.serve(request_iterator, context)
+
+    # --- between the threads ---
+
+    def _on_submit(self, key: Key, submit: session_pb2.Submit) -> None:
+        self._loop.post(lambda: self._loop.submit(key, submit))
+
+    def _on_cancel(self, key: Key) -> None:
+        self._loop.post(lambda: self._loop.cancel(key))
+
+    def _publish(self, output: StepOutput, events: list[tuple[Key, session_pb2.SlotEvent]]) -> None:
+        """On the engine's thread: hand a step's news to the asyncio thread, in one call."""
+        self._meter.observe(output)
+        load = self._meter.report(
+            self._engine.load(), draining=self._lifecycle.state is WorkerState.DRAINING
+        )
+
+        def tell() -> None:
+            if output.cache:
+                self._events.append(output.cache)
+            self._sessions.publish(output.rows, events, load)
+
+        self._async.loop.call_soon_threadsafe(tell)
+
+    def _report_load(self) -> None:
+        self._loop.post(lambda: self._publish(StepOutput(), []))
+
+    def _worn_out(self) -> None:
+        """On the engine's thread, which must go on: leave from another one."""
+
+        def leave() -> None:
+            self.stop(WORN_OUT_GRACE_S)
+            self._died(HandoffError("too many blocks are in quarantine; the process starts again"))
+
+        threading.Thread(target=leave, name="worn-out", daemon=True).start()
+
+    # --- about itself ---
+
+    def lease(self) -> common_pb2.WorkerLease:
+        """The store's entry for this worker."""
+        config = self._config
+        engine = config.settings.engine
+        return common_pb2.WorkerLease(
+            worker=self._me,
+            role=_ROLES[config.role],
+            model=config.model_name,
+            digest=self._digest,
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            shards=[whole_shard(self._transport.agent_name, self._groups)],
+            groups=[group_to_proto(group) for group in self._groups],
+            capacity=common_pb2.Capacity(
+                num_blocks=self._num_blocks[0],
+                block_size=self._groups[0].block_size,
+                max_model_len=self._engine.max_model_len,
+                max_sequences=engine.max_sequences,
+                max_batch_tokens=engine.max_batch_tokens,
+            ),
+            node=socket.gethostname(),
+            build=baton.__version__,
+            pid=os.getpid(),
+            transport=self._transport.name,
+        )
+
+    def info(self) -> dict[str, Any]:
+        """worker_id, pid, address, state."""
+        return {
+            "worker_id": self._me.worker_id,
+            "pid": os.getpid(),
+            "address": self._me.address,
+            "state": self._lifecycle.state.value,
+        }
+
+    def stop(self, grace_s: float) -> None:
+        """Announce the drain, wait for running requests up to `grace_s`, leave. Idempotent."""
+        if self._lifecycle.state is WorkerState.STOPPED:
+            return
+        self._lifecycle.move(WorkerState.DRAINING)
+        self._report_load()
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and self._sessions.num_slots:
+            time.sleep(DRAIN_POLL_S)
+        self._lifecycle.move(WorkerState.STOPPED)
+        self._lease.stop(delete=True)
+        self._async.run(self._server.stop())
+        self._loop.post(self._handoffs.close)
+        self._loop.stop()
+        self._loop.join()
+        self._transport.close()
+        self._async.stop()

@@ -1,0 +1,64 @@
+"""The gateway's APIs around a fake generator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from baton.core.settings import GatewaySettings
+from baton.gateway.app import create_app
+from baton.gateway.chat_template import ChatTemplate
+from baton.gateway.context import Context
+from baton.gateway.http_server import HttpServer, bind
+from baton.gateway.prepare import ServedModel
+from baton.gateway.tokenizer import Tokenizer
+from baton.telemetry.metrics import Metrics
+from fakes.generator import FakeGenerator
+from fakes.small_tokenizer import CHAT_TEMPLATE, byte_level
+
+MODEL = "tiny"
+CONTEXT_LENGTH = 512
+
+
+def text_tokens(text: str) -> list[int]:
+    """Tokens of an answer with this text."""
+    ids: list[int] = byte_level().encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def make_context(
+    generator: FakeGenerator,
+    settings: GatewaySettings | None = None,
+    *,
+    chat_template: str | None = CHAT_TEMPLATE,
+) -> Context:
+    """One model, `tiny`, with the small byte-level tokenizer, always ready."""
+    raw = byte_level()
+    template = ChatTemplate(chat_template, {"bos_token": "<s>"}) if chat_template else None
+    model = ServedModel(
+        name=MODEL,
+        tokenizer=Tokenizer(raw, template),
+        context_length=CONTEXT_LENGTH,
+        vocab_size=raw.get_vocab_size(),
+        created=int(time.time()),
+    )
+    return Context(
+        models={MODEL: model},
+        generator=generator,
+        settings=settings or GatewaySettings(),
+        metrics=Metrics(),
+        not_ready=lambda: None,
+        workers=lambda: [{"id": "w1"}],
+    )
+
+
+@asynccontextmanager
+async def http_server(context: Context, grace_s: float = 0.0) -> AsyncIterator[str]:
+    """A real uvicorn on a free port; gives its URL."""
+    server = HttpServer(create_app(context), bind("127.0.0.1", 0))
+    await server.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        await server.stop(context.answers, grace_s)

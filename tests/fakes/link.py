@@ -1,0 +1,68 @@
+"""A TCP relay that can be cut, held or closed: what a network does to a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+
+class Link:
+    """Listens on a port of its own and relays to `target`."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self.port = 0
+
+    async def open(self, port: int = 0) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Refuse connections from now on, and break those there are."""
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Break all connections; new ones are welcome."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def hold(self) -> None:
+        """Keep connections open but let nothing through."""
+        self._flows.clear()
+
+    def resume(self) -> None:
+        self._flows.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        with suppress(OSError, asyncio.CancelledError):
+            peer_reader, peer_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            self._writers |= {writer, peer_writer}
+            try:
+                await asyncio.gather(
+                    self._relay(reader, peer_writer), self._relay(peer_reader, writer)
+                )
+            finally:
+                self._writers -= {writer, peer_writer}
+                for side in (writer, peer_writer):
+                    side.transport.abort()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._flows.wait()
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError

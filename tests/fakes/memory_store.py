@@ -1,0 +1,62 @@
+"""The part of a Store that discovery uses, in memory, with expiry at the test's command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from baton.store.base import WatchEvent
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self._entries: dict[str, bytes] = {}
+        self._queues: list[asyncio.Queue[WatchEvent]] = []
+
+    async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
+        del ttl_s
+        if self._entries.get(key) != value:
+            self._entries[key] = value
+            self._tell(WatchEvent("put", key, value))
+
+    async def get(self, key: str) -> bytes | None:
+        return self._entries.get(key)
+
+    async def delete(self, key: str) -> bool:
+        return self._remove(key, WatchEvent("deleted", key))
+
+    def expire(self, key: str) -> bool:
+        return self._remove(key, WatchEvent("expired", key))
+
+    async def list(self, prefix: str) -> dict[str, bytes]:
+        return {k: v for k, v in sorted(self._entries.items()) if k.startswith(prefix)}
+
+    async def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
+        queue: asyncio.Queue[WatchEvent] = asyncio.Queue()
+        for key, value in (await self.list(prefix)).items():
+            queue.put_nowait(WatchEvent("put", key, value))
+        queue.put_nowait(WatchEvent("synced"))
+        self._queues.append(queue)
+        while True:
+            event = await queue.get()
+            if event.key.startswith(prefix) or event.kind == "synced":
+                yield event
+
+    async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
+        del ttl_s
+        value = int(self._entries.get(key, b"0")) + by
+        self._entries[key] = str(value).encode()
+        return value
+
+    async def close(self) -> None:
+        self._queues.clear()
+
+    def _remove(self, key: str, event: WatchEvent) -> bool:
+        if self._entries.pop(key, None) is None:
+            return False
+        self._tell(event)
+        return True
+
+    def _tell(self, event: WatchEvent) -> None:
+        for queue in self._queues:
+            queue.put_nowait(event)

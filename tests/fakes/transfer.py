@@ -1,0 +1,252 @@
+"""Both ends of handoffs for tests: hosts with real block accounting, requests, and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+
+from baton.core.block_hash import extend_hashes, root_hash
+from baton.core.errors import BatonError, InvalidRequestError
+from baton.core.kv import GroupSpec
+from baton.core.request import Request, SamplingParams
+from baton.core.settings import TransferSettings
+from baton.telemetry import rpc
+from baton.transfer.base import (
+    Arena,
+    HandoffTiming,
+    Key,
+    ReservedGroup,
+    SourceOutput,
+    Transport,
+)
+from baton.transfer.handoffs import Handoffs
+from baton.transfer.inproc import InprocTransport
+from baton.v1 import common_pb2, transfer_pb2_grpc
+
+BLOCK_SIZE = 4
+TOKEN = "test-token"
+DIGEST = "0" * 32
+GROUP = GroupSpec("full", num_layers=2, num_kv_heads=2, k_dim=8, v_dim=8, block_size=4, dtype="float32")
+
+
+def make_request(
+    num_tokens: int = 10, *, choices: int = 1, seed: int = 0, deadline: float = 1e9
+) -> Request:
+    """A prompt of `num_tokens` tokens that differs with the seed from its first token on."""
+    return Request(
+        request_id=f"r{seed}",
+        model="m",
+        prompt=tuple(1000 * (seed + 1) + i for i in range(num_tokens)),
+        sampling=SamplingParams(max_tokens=8),
+        seed=seed,
+        deadline=deadline,
+        outputs={choice: () for choice in range(choices)},
+    )
+
+
+def hashes_of(request: Request) -> list[bytes]:
+    return extend_hashes(root_hash(DIGEST), request.prompt, BLOCK_SIZE)
+
+
+@dataclass
+class Due:
+    """As `engine.outputs.OfferDue`."""
+
+    key: Key
+    num_tokens: int
+    hashes: tuple[tuple[bytes, ...], ...]
+    num_blocks: tuple[int, ...]
+
+
+def due_of(key: Key, request: Request) -> Due:
+    """What an engine says when it schedules the request's prompt."""
+    count = GROUP.num_blocks(len(request.prompt))
+    return Due(key, len(request.prompt), (tuple(hashes_of(request)),), (count,))
+
+
+def make_arena(num_blocks: int = 16, block_bytes: int = GROUP.block_bytes) -> Arena:
+    """Host memory for one group, zeroed."""
+    view = np.zeros((num_blocks, block_bytes), np.uint8)
+    return Arena(0, view.ctypes.data, num_blocks, block_bytes, "DRAM", 0, view)
+
+
+def fill(arena: Arena, block_ids: Sequence[int], seed: int) -> None:
+    """Give blocks contents that depend on the seed."""
+    rng = np.random.default_rng(seed)
+    shape = (len(block_ids), arena.block_bytes)
+    arena.view[list(block_ids)] = rng.integers(1, 256, shape, dtype=np.uint8)
+
+
+@dataclass
+class FakeHost:
+    """A worker's engine as its handoffs see it: a pool of one group's blocks, and a journal.
+
+    Asserts what the reuse rule promises: a block belongs to one owner at a time.
+    """
+
+    num_blocks: int = 16
+    free: set[int] = field(default_factory=set)
+    generation: dict[int, int] = field(default_factory=dict)
+    reserved: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    quarantined: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    adopted: dict[Key, Mapping[int, SourceOutput]] = field(default_factory=dict)
+    adopted_blocks: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    handed: dict[Key, HandoffTiming] = field(default_factory=dict)
+    failures: dict[Key, BatonError] = field(default_factory=dict)
+    released: list[Key] = field(default_factory=list)
+    grants: list[Key] = field(default_factory=list)
+    # Readable blocks by hash, as a prefix cache has them.
+    cache: dict[bytes, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.free = set(range(self.num_blocks))
+
+    def reserve(
+        self,
+        key: Key,
+        request: Request,
+        num_tokens: int,
+        hashes: Sequence[Sequence[bytes]],
+        num_blocks: Sequence[int],
+    ) -> tuple[ReservedGroup, ...] | None:
+        if list(hashes[0]) != hashes_of(request):
+            raise InvalidRequestError("the offered hashes are not those of the prompt")
+        if num_blocks[0] > self.num_blocks:
+            raise InvalidRequestError("the prompt can never fit")
+        held = {i: self.cache[h] for i, h in enumerate(hashes[0]) if h in self.cache}
+        if num_blocks[0] - len(held) > len(self.free):
+            return None
+        ids = tuple(held[i] if i in held else self._take() for i in range(num_blocks[0]))
+        self.reserved[key] = tuple(b for i, b in enumerate(ids) if i not in held)
+        generations = tuple(self.generation.get(b, 0) for b in ids)
+        return (ReservedGroup(ids, generations, frozenset(held)),)
+
+    def _take(self) -> int:
+        block = min(self.free)
+        self.free.discard(block)
+        self.generation[block] = self.generation.get(block, 0) + 1
+        return block
+
+    def adopt(self, key: Key, outputs: Mapping[int, SourceOutput]) -> None:
+        assert key not in self.adopted, "adopted twice"
+        self.adopted[key] = outputs
+        self.adopted_blocks[key] = self.reserved.pop(key)
+
+    def unreserve(self, key: Key, *, quarantine: bool) -> None:
+        blocks = self.reserved.pop(key)
+        if quarantine:
+            assert key not in self.quarantined
+            self.quarantined[key] = blocks
+        else:
+            self._give(blocks)
+
+    def lift_quarantine(self, key: Key) -> None:
+        self._give(self.quarantined.pop(key))
+
+    def finish(self, key: Key) -> None:
+        """An adopted request ends: its blocks are free."""
+        self._give(self.adopted_blocks.pop(key))
+
+    def _give(self, blocks: Sequence[int]) -> None:
+        assert not self.free.intersection(blocks), "freed twice"
+        self.free.update(blocks)
+
+    def granted(self, key: Key) -> None:
+        self.grants.append(key)
+
+    def release(self, key: Key) -> None:
+        assert key not in self.released, "released twice"
+        self.released.append(key)
+
+    def handed_off(self, key: Key, timing: HandoffTiming) -> None:
+        assert key not in self.handed and key not in self.failures, "reported twice"
+        self.handed[key] = timing
+
+    def failed(self, key: Key, error: BatonError) -> None:
+        assert key not in self.handed and key not in self.failures, "reported twice"
+        self.failures[key] = error
+
+
+class FakeWorker:
+    """Handoffs behind a real gRPC server; everything runs on the test's event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        epoch: int = 0,
+        settings: TransferSettings | None = None,
+        num_blocks: int = 16,
+        digest: str = DIGEST,
+        transport: Transport | None = None,
+        arena: Arena | None = None,
+        clock: object = None,
+        token: str = TOKEN,
+    ) -> None:
+        self.name = name
+        self.epoch = epoch or zlib.crc32(name.encode()) + 1
+        self.settings = settings or TransferSettings()
+        self.arena = arena or make_arena(num_blocks)
+        self.host = FakeHost(self.arena.num_blocks)
+        self.transport = transport or InprocTransport(f"{name}-{self.epoch}")
+        self._digest = digest
+        self._token = token
+        self._clock = clock
+
+    async def start(self) -> FakeWorker:
+        loop = asyncio.get_running_loop()
+        self.server: grpc.aio.Server = rpc.server(self._token)
+        self.port = rpc.listen(self.server, "127.0.0.1", 0)
+        self.ref = common_pb2.WorkerRef(
+            worker_id=self.name, epoch=self.epoch, address=f"127.0.0.1:{self.port}"
+        )
+        self.transport.register([self.arena])
+        extra = {} if self._clock is None else {"clock": self._clock}
+        self.handoffs = Handoffs(
+            self.ref,
+            self._digest,
+            self.transport,
+            [self.arena],
+            [GROUP],
+            self.host,
+            lambda work: loop.call_soon_threadsafe(work),
+            loop,
+            self._token,
+            self.settings,
+            **extra,
+        )
+        handoffs = self.handoffs
+
+        class Servicer(transfer_pb2_grpc.TransferServiceServicer):
+            async def Handoff(self, request_iterator, context):  # noqa: N802
+                await handoffs.serve(request_iterator, context)
+
+        transfer_pb2_grpc.add_TransferServiceServicer_to_server(Servicer(), self.server)
+        await self.server.start()
+        self._ticker = asyncio.create_task(self._tick())
+        return self
+
+    async def _tick(self) -> None:
+        while True:
+            self.handoffs.tick()
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Leave as a worker does."""
+        self._ticker.cancel()
+        self.handoffs.close()
+        await self.server.stop(0)
+        self.transport.close()
+        await asyncio.sleep(0)
+
+
+async def until(condition, timeout_s: float = 10.0) -> None:
+    """Wait until `condition()` holds; how long it takes decides nothing but a failure."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)

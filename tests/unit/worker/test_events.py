@@ -1,0 +1,176 @@
+"""A watcher that applies what it is sent knows exactly what the worker's cache holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baton.engine.outputs import CacheDelta
+from baton.v1 import events_pb2
+from baton.worker.events import EventLog
+
+EPOCH = 11
+Held = dict[int, set[bytes]]
+
+
+def h(number: int) -> bytes:
+    return number.to_bytes(16, "little")
+
+
+class Watcher:
+    """What a router makes of the stream."""
+
+    def __init__(self, log: EventLog, after: int = 0, epoch: int = EPOCH) -> None:
+        request = events_pb2.KvEventsRequest(worker_epoch=epoch, after_event_id=after)
+        self.stream = cast(
+            AsyncIterator[events_pb2.KvEventsResponse], log.KvEvents(request, cast(Any, None))
+        )
+        self.held: Held = {}
+        self.event_id = after
+        self.num_snapshots = 0
+        self._in_snapshot = False
+
+    async def follow(self, until: int) -> None:
+        """Apply messages up to an event."""
+        while self.event_id < until or self._in_snapshot or not self._started(until):
+            self._apply(await anext(self.stream))
+
+    def _started(self, until: int) -> bool:
+        return until > 0 or self.num_snapshots > 0
+
+    def _apply(self, message: events_pb2.KvEventsResponse) -> None:
+        assert message.worker_epoch == EPOCH
+        if message.WhichOneof("message") == "snapshot":
+            if not self._in_snapshot:
+                self.num_snapshots += 1
+                self.held = {}
+            self._add(message.snapshot.blocks)
+            self._in_snapshot = not message.snapshot.last
+            self.event_id = message.snapshot.event_id
+            return
+        assert not self._in_snapshot
+        assert message.delta.event_id == self.event_id + 1, "a gap"
+        self._add(message.delta.stored)
+        for blocks in message.delta.removed:
+            self.held[blocks.group] -= split(blocks.hashes)
+        self.event_id = message.delta.event_id
+
+    def _add(self, many: Any) -> None:
+        for blocks in many:
+            assert blocks.tier == events_pb2.KV_TIER_DEVICE
+            self.held.setdefault(blocks.group, set()).update(split(blocks.hashes))
+
+    def known(self) -> Held:
+        return {group: hashes for group, hashes in self.held.items() if hashes}
+
+
+def split(hashes: bytes) -> set[bytes]:
+    return {hashes[i : i + 16] for i in range(0, len(hashes), 16)}
+
+
+async def test_new_watcher_gets_a_snapshot_in_chunks_then_deltas() -> None:
+    log = EventLog(EPOCH, chunk_hashes=3)
+    log.append([CacheDelta(0, stored=tuple(map(h, range(10)))), CacheDelta(1, stored=(h(1),))])
+    watcher = Watcher(log)
+    async with aclosing(cast(Any, watcher.stream)):
+        await watcher.follow(1)
+        log.append([CacheDelta(0, stored=(h(50),), removed=(h(3), h(4)))])
+        await watcher.follow(2)
+    assert watcher.num_snapshots == 1
+    assert watcher.known() == {0: {h(i) for i in (0, 1, 2, 5, 6, 7, 8, 9, 50)}, 1: {h(1)}}
+
+
+async def test_empty_cache_still_sends_a_snapshot() -> None:
+    watcher = Watcher(EventLog(EPOCH))
+    async with aclosing(cast(Any, watcher.stream)):
+        await watcher.follow(0)
+    assert watcher.num_snapshots == 1
+    assert watcher.known() == {}
+
+
+async def test_watcher_that_is_up_to_date_gets_deltas_only() -> None:
+    log = EventLog(EPOCH)
+    log.append([CacheDelta(0, stored=(h(1),))])
+    log.append([CacheDelta(0, stored=(h(2),))])
+    watcher = Watcher(log, after=1)
+    async with aclosing(cast(Any, watcher.stream)):
+        await watcher.follow(2)
+    assert watcher.num_snapshots == 0
+    assert watcher.known() == {0: {h(2)}}
+
+
+async def test_gap_asks_for_a_snapshot() -> None:
+    log = EventLog(EPOCH, max_deltas=2)
+    for i in range(1, 6):
+        log.append([CacheDelta(0, stored=(h(i),))])
+    behind = Watcher(log, after=1)
+    async with aclosing(cast(Any, behind.stream)):
+        await behind.follow(5)
+    assert behind.num_snapshots == 1
+    # Event 3 is the last one before the two that are kept.
+    just = Watcher(log, after=3)
+    async with aclosing(cast(Any, just.stream)):
+        await just.follow(5)
+    assert just.num_snapshots == 0
+
+
+async def test_another_epoch_or_a_number_from_the_future_gets_a_snapshot() -> None:
+    log = EventLog(EPOCH)
+    log.append([CacheDelta(0, stored=(h(1),))])
+    for watcher in (Watcher(log, after=1, epoch=99), Watcher(log, after=77)):
+        async with aclosing(cast(Any, watcher.stream)):
+            watcher.event_id = 0
+            await watcher.follow(1)
+        assert watcher.num_snapshots == 1
+
+
+async def test_waiting_watcher_wakes_for_each_event() -> None:
+    log = EventLog(EPOCH)
+    log.append([CacheDelta(0, stored=(h(1),))])
+    watcher = Watcher(log)
+    async with aclosing(cast(Any, watcher.stream)):
+        for number in range(2, 5):
+            following = asyncio.create_task(watcher.follow(number))
+            await asyncio.sleep(0)
+            log.append([CacheDelta(0, stored=(h(number),))])
+            await following
+    assert watcher.known() == {0: {h(i) for i in range(1, 5)}}
+
+
+deltas = st.lists(
+    st.builds(
+        CacheDelta,
+        group=st.integers(0, 1),
+        stored=st.lists(st.integers(0, 6).map(h), max_size=3).map(tuple),
+        removed=st.lists(st.integers(0, 6).map(h), max_size=3).map(tuple),
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(deltas, max_size=12), st.lists(st.integers(0, 11), max_size=6))
+def test_watcher_always_agrees_with_the_cache(steps: list[Any], reads: list[int]) -> None:
+    """Whenever the watcher reads, with a log too short to keep all: snapshot and deltas agree."""
+
+    async def scenario() -> None:
+        log = EventLog(EPOCH, max_deltas=3, chunk_hashes=2)
+        truth: Held = {}
+        watcher = Watcher(log)
+        async with aclosing(cast(Any, watcher.stream)):
+            for number, step in enumerate(steps):
+                log.append(step)
+                for delta in step:
+                    held = truth.setdefault(delta.group, set())
+                    held |= set(delta.stored)
+                    held -= set(delta.removed)
+                if number in reads:
+                    await watcher.follow(log.last_event_id)
+            await watcher.follow(log.last_event_id)
+        assert watcher.known() == {group: held for group, held in truth.items() if held}
+
+    asyncio.run(scenario())

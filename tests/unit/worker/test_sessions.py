@@ -1,0 +1,379 @@
+"""A worker's sessions: frames, resuming, and what is dropped when a gateway goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from baton.core.request import FinishReason, TokenLogprobs
+from baton.core.settings import WorkerSettings
+from baton.engine.outputs import Key, TokenRow
+from baton.v1 import common_pb2, session_pb2
+from baton.worker.sessions import Sessions
+
+ME = common_pb2.WorkerRef(worker_id="w", epoch=5, address="127.0.0.1:1")
+LEASE = common_pb2.WorkerLease(worker=ME, protocol_min=1, protocol_max=1)
+SlotEvent = session_pb2.SlotEvent
+Row = tuple[int, int, int, int]  # slot, choice, position, token
+
+
+class Aborted(Exception):
+    pass
+
+
+class FakeStream:
+    """One gRPC call as a servicer sees it. Writing blocks while `gate` is closed."""
+
+    def __init__(self, sessions: Sessions, session_id: str = "s", **opening: Any) -> None:
+        self.inbox: asyncio.Queue[session_pb2.SessionRequest | None] = asyncio.Queue()
+        self.responses: list[session_pb2.SessionResponse] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.changed = asyncio.Event()
+        self.aborted: tuple[grpc.StatusCode, str] | None = None
+        opening = {"worker_epoch": 5, "protocol": 1} | opening
+        self.send(open=session_pb2.Open(session_id=session_id, **opening))
+        self.task = asyncio.create_task(self._serve(sessions))
+
+    async def _serve(self, sessions: Sessions) -> None:
+        try:
+            await sessions.Session(self._requests(), self)  # type: ignore[arg-type]
+        except Aborted:
+            pass
+        finally:
+            self.changed.set()
+
+    async def _requests(self) -> AsyncIterator[session_pb2.SessionRequest]:
+        while (request := await self.inbox.get()) is not None:
+            yield request
+
+    # grpc.aio.ServicerContext
+    async def write(self, response: session_pb2.SessionResponse) -> None:
+        await self.gate.wait()
+        self.responses.append(response)
+        self.changed.set()
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.aborted = (code, details)
+        raise Aborted
+
+    # the test's side
+    def send(self, **message: Any) -> None:
+        self.inbox.put_nowait(session_pb2.SessionRequest(**message))
+
+    def submit(self, *slots: int) -> None:
+        for slot in slots:
+            self.send(submit=session_pb2.Submit(slot=slot, request_id=f"r{slot}"))
+
+    @property
+    def opened(self) -> session_pb2.Opened:
+        return self.responses[0].opened
+
+    @property
+    def frames(self) -> list[session_pb2.Frame]:
+        return [response.frame for response in self.responses[1:]]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [
+            row
+            for f in self.frames
+            for row in zip(f.slot, f.choice, f.position, f.token, strict=True)
+        ]
+
+    async def until(self, condition: Any) -> None:
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def lose(self) -> None:
+        """The connection breaks: gRPC cancels the handler."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+class Bench:
+    """Sessions and what they passed on."""
+
+    def __init__(self, grace_s: float = 60.0) -> None:
+        self.submitted: list[Key] = []
+        self.cancelled: list[Key] = []
+        self.news = asyncio.Event()
+        self.sessions = Sessions(
+            ME,
+            lambda: LEASE,
+            lambda key, _submit: self._note(self.submitted, key),
+            lambda key: self._note(self.cancelled, key),
+            WorkerSettings(session_grace_s=grace_s),
+        )
+
+    def _note(self, where: list[Key], key: Key) -> None:
+        where.append(key)
+        self.news.set()
+
+    async def until(self, condition: Any) -> None:
+        while not condition():
+            self.news.clear()
+            await self.news.wait()
+
+    async def open(self, *slots: int, session_id: str = "s", **opening: Any) -> FakeStream:
+        stream = FakeStream(self.sessions, session_id, **opening)
+        stream.submit(*slots)
+        await stream.until(lambda: stream.responses)
+        await self.until(lambda: {(session_id, s) for s in slots} <= set(self.submitted))
+        return stream
+
+    def tokens(self, *positions: int, slot: int = 1, session_id: str = "s") -> None:
+        rows = [TokenRow((session_id, slot), 0, p, 100 + p) for p in positions]
+        self.sessions.publish(rows, [], None)
+
+
+async def close(bench: Bench, *streams: FakeStream) -> None:
+    for stream in streams:
+        await stream.lose()
+    bench.sessions.close()
+
+
+async def test_opened_says_who_and_what_the_worker_is() -> None:
+    bench = Bench()
+    stream = await bench.open()
+    assert stream.opened.worker == ME
+    assert stream.opened.lease == LEASE
+    assert not stream.opened.resumed
+    await close(bench, stream)
+
+
+async def test_rows_and_events_of_a_step_come_in_one_frame() -> None:
+    bench = Bench()
+    stream = await bench.open(1, 2)
+    event = SlotEvent(kind=SlotEvent.KIND_SCHEDULED, cached_tokens=16)
+    logprobs = TokenLogprobs(-1.0, (4,), (-1.0,))
+    bench.sessions.publish(
+        [
+            TokenRow(("s", 1), 0, 0, 50),
+            TokenRow(("s", 2), 1, 3, 51, FinishReason.STOP, logprobs),
+        ],
+        [(("s", 2), event)],
+        session_pb2.Load(num_running=2),
+    )
+    await stream.until(lambda: stream.frames)
+    frame = stream.frames[0]
+    assert stream.rows == [(1, 0, 0, 50), (2, 1, 3, 51)]
+    assert list(frame.flags) == [0, FinishReason.STOP]
+    assert [(entry.row, entry.logprob) for entry in frame.logprobs] == [(1, -1.0)]
+    assert (frame.events[0].slot, frame.events[0].cached_tokens) == (2, 16)
+    assert frame.load.num_running == 2
+    await close(bench, stream)
+
+
+async def test_steps_that_a_slow_stream_missed_become_one_frame() -> None:
+    bench = Bench()
+    stream = await bench.open(1)
+    stream.gate.clear()
+    bench.tokens(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for position in range(1, 6):
+        bench.tokens(position)
+    stream.gate.set()
+    await stream.until(lambda: len(stream.rows) == 6)
+    assert [p for _, _, p, _ in stream.rows] == list(range(6))
+    assert len(stream.frames) == 2
+    await close(bench, stream)
+
+
+async def test_each_gateway_gets_only_its_own_rows() -> None:
+    bench = Bench()
+    one = await bench.open(1, session_id="one")
+    two = await bench.open(1, session_id="two")
+    bench.tokens(0, session_id="one")
+    bench.tokens(0, 1, session_id="two")
+    await one.until(lambda: one.rows)
+    await two.until(lambda: len(two.rows) == 2)
+    assert len(one.rows) == 1
+    await close(bench, one, two)
+
+
+async def test_load_goes_to_every_session_once_when_it_changed() -> None:
+    bench = Bench()
+    one = await bench.open(session_id="one")
+    bench.sessions.publish([], [], session_pb2.Load(sequence_number=1, num_running=1))
+    await one.until(lambda: one.frames)
+    # A moving average alone is no news.
+    bench.sessions.publish([], [], session_pb2.Load(sequence_number=2, num_running=1, step_s=0.1))
+    two = await bench.open(session_id="two")
+    await two.until(lambda: two.frames)
+    bench.sessions.publish([], [], session_pb2.Load(sequence_number=3, num_running=2))
+    await one.until(lambda: len(one.frames) == 2)
+    await two.until(lambda: len(two.frames) == 2)
+    assert [f.load.sequence_number for f in one.frames] == [1, 3]
+    assert [f.load.sequence_number for f in two.frames] == [2, 3]
+    await close(bench, one, two)
+
+
+async def test_rows_of_unknown_sessions_and_slots_are_dropped() -> None:
+    bench = Bench()
+    stream = await bench.open(1)
+    bench.tokens(0, session_id="nobody")
+    bench.tokens(0, slot=9)
+    bench.tokens(0)
+    await stream.until(lambda: stream.rows)
+    assert stream.rows == [(1, 0, 0, 100)]
+    await close(bench, stream)
+
+
+async def test_resumed_stream_gets_exactly_what_it_has_not_seen() -> None:
+    bench = Bench()
+    first = await bench.open(1)
+    bench.tokens(0, 1)
+    await first.until(lambda: len(first.rows) == 2)
+    await first.lose()
+    bench.tokens(2)
+    event = SlotEvent(kind=SlotEvent.KIND_SCHEDULED)
+    bench.sessions.publish([], [(("s", 1), event)], None)
+    points = [session_pb2.ResumePoint(slot=1, choice=0, next_position=1)]
+    second = await bench.open(resume=points)
+    assert second.opened.resumed
+    await second.until(lambda: second.frames)
+    bench.tokens(3)
+    await second.until(lambda: len(second.rows) == 3)
+    assert [p for _, _, p, _ in second.rows] == [1, 2, 3]
+    assert second.frames[0].events[0].kind == SlotEvent.KIND_SCHEDULED
+    await close(bench, second)
+
+
+async def test_resume_keeps_finish_and_logprobs() -> None:
+    bench = Bench()
+    first = await bench.open(1)
+    await first.lose()
+    logprobs = TokenLogprobs(-2.0)
+    bench.sessions.publish(
+        [TokenRow(("s", 1), 0, 0, 9, FinishReason.STOP, logprobs)], [], None
+    )
+    second = await bench.open(resume=[session_pb2.ResumePoint(slot=1)])
+    await second.until(lambda: second.frames)
+    frame = second.frames[0]
+    assert list(frame.flags) == [FinishReason.STOP]
+    assert frame.logprobs[0].logprob == -2.0
+    await close(bench, second)
+
+
+async def test_resume_drops_slots_that_the_gateway_no_longer_lists() -> None:
+    bench = Bench()
+    first = await bench.open(1, 2)
+    await first.lose()
+    second = await bench.open(resume=[session_pb2.ResumePoint(slot=2)])
+    assert bench.cancelled == [("s", 1)]
+    assert bench.sessions.num_slots == 1
+    await close(bench, second)
+
+
+async def test_submission_lost_with_the_stream_fails_retryably() -> None:
+    bench = Bench()
+    first = await bench.open(1)
+    await first.lose()
+    points = [session_pb2.ResumePoint(slot=1), session_pb2.ResumePoint(slot=2)]
+    second = await bench.open(resume=points)
+    await second.until(lambda: second.frames)
+    (event,) = second.frames[0].events
+    assert (event.slot, event.kind, event.retryable) == (2, SlotEvent.KIND_FAILED, True)
+    await close(bench, second)
+
+
+async def test_session_opened_again_replaces_a_stream_that_still_lives() -> None:
+    bench = Bench()
+    old = await bench.open(1)
+    new = await bench.open(resume=[session_pb2.ResumePoint(slot=1)])
+    await old.until(lambda: old.aborted)
+    assert old.aborted is not None
+    assert old.aborted[0] is grpc.StatusCode.ABORTED
+    bench.tokens(0)
+    await new.until(lambda: new.rows)
+    assert old.rows == []
+    assert bench.cancelled == []
+    await close(bench, new)
+
+
+async def test_gateway_that_stays_away_has_its_requests_cancelled() -> None:
+    bench = Bench(grace_s=0.01)
+    stream = await bench.open(1, 2)
+    await stream.lose()
+    await bench.until(lambda: len(bench.cancelled) == 2)
+    assert bench.sessions.num_sessions == bench.sessions.num_slots == 0
+    again = await bench.open(resume=[session_pb2.ResumePoint(slot=1)])
+    assert not again.opened.resumed
+    await close(bench, again)
+
+
+async def test_session_without_slots_ends_with_its_stream() -> None:
+    bench = Bench()
+    stream = await bench.open()
+    await stream.lose()
+    assert bench.sessions.num_sessions == 0
+
+
+async def test_forgotten_slot_is_kept_no_longer_and_not_cancelled() -> None:
+    bench = Bench()
+    stream = await bench.open(1, 2)
+    stream.send(forget=session_pb2.Forget(slots=[1, 7]))
+    stream.send(cancel=session_pb2.Cancel(slot=2))
+    stream.send(cancel=session_pb2.Cancel(slot=99))
+    await bench.until(lambda: bench.cancelled)
+    assert bench.cancelled == [("s", 2)]
+    assert bench.sessions.num_slots == 0
+    await close(bench, stream)
+
+
+async def test_a_slot_number_is_taken_once() -> None:
+    bench = Bench()
+    stream = await bench.open(1)
+    stream.submit(1, 2)
+    await bench.until(lambda: ("s", 2) in bench.submitted)
+    assert bench.submitted == [("s", 1), ("s", 2)]
+    await close(bench, stream)
+
+
+@pytest.mark.parametrize(
+    ("opening", "code"),
+    [
+        ({"worker_epoch": 6}, grpc.StatusCode.FAILED_PRECONDITION),
+        ({"protocol": 2}, grpc.StatusCode.FAILED_PRECONDITION),
+        ({"session_id": ""}, grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_wrong_opening_is_refused(opening: dict[str, Any], code: grpc.StatusCode) -> None:
+    bench = Bench()
+    stream = FakeStream(bench.sessions, **opening)
+    await stream.until(lambda: stream.aborted)
+    assert stream.aborted is not None
+    assert stream.aborted[0] is code
+    assert bench.sessions.num_sessions == 0
+
+
+async def test_unknown_epoch_is_accepted() -> None:
+    bench = Bench()
+    stream = await bench.open(worker_epoch=0)
+    await close(bench, stream)
+
+
+async def test_stream_must_begin_with_open() -> None:
+    bench = Bench()
+    stream = FakeStream(bench.sessions)
+    stream.inbox.get_nowait()
+    stream.submit(1)
+    await stream.until(lambda: stream.aborted)
+    assert stream.aborted is not None
+    assert stream.aborted[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_gateway_that_says_goodbye_ends_the_stream() -> None:
+    bench = Bench(grace_s=0.01)
+    stream = await bench.open(1)
+    stream.inbox.put_nowait(None)
+    await stream.task
+    assert stream.aborted is None
+    await bench.until(lambda: bench.cancelled)
