@@ -238,7 +238,7 @@ def request(
         sampling=SamplingParams(**params),
         seed=seed,
         deadline=FOREVER,
-        outputs=outputs if outputs is not None else {c: () for c in range(n)},
+        outputs=outputs if outputs is not None else dict.fromkeys(range(n), ()),
     )
 
 

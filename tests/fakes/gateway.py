@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import httpx
+import tokenizers
 
 from baton.core.settings import GatewaySettings
 from baton.gateway.app import create_app
@@ -21,9 +27,14 @@ MODEL = "tiny"
 CONTEXT_LENGTH = 512
 
 
+@cache
+def _tokenizer() -> tokenizers.Tokenizer:
+    return byte_level()
+
+
 def text_tokens(text: str) -> list[int]:
     """Tokens of an answer with this text."""
-    ids: list[int] = byte_level().encode(text, add_special_tokens=False).ids
+    ids: list[int] = _tokenizer().encode(text, add_special_tokens=False).ids
     return ids
 
 
@@ -34,7 +45,7 @@ def make_context(
     chat_template: str | None = CHAT_TEMPLATE,
 ) -> Context:
     """One model, `tiny`, with the small byte-level tokenizer, always ready."""
-    raw = byte_level()
+    raw = _tokenizer()
     template = ChatTemplate(chat_template, {"bos_token": "<s>"}) if chat_template else None
     model = ServedModel(
         name=MODEL,
@@ -51,6 +62,20 @@ def make_context(
         not_ready=lambda: None,
         workers=lambda: [{"id": "w1"}],
     )
+
+
+def asgi_client(context: Context) -> httpx.AsyncClient:
+    """Calls the app in this process, without a socket."""
+    transport = httpx.ASGITransport(create_app(context), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+def events(text: str) -> list[Any]:
+    """The documents of a stream of events, `[DONE]` as it is."""
+    assert text.endswith("\n\n")
+    lines = text.split("\n\n")[:-1]
+    assert all(line.startswith("data: ") for line in lines)
+    return [line[6:] if line[6:] == "[DONE]" else json.loads(line[6:]) for line in lines]
 
 
 @asynccontextmanager

@@ -22,10 +22,12 @@ class FakeTicket:
         self.cancelled: str | None = None
         self.ended = False
         self.open = set(request.outputs)
+        self.stopped = asyncio.Event()
 
     def cancel(self, reason: str) -> None:
         if self.cancelled is None and not self.ended:
             self.cancelled = reason
+            self.stopped.set()
 
     def feed(self, token: int, finish: FinishReason | None = None, choice: int = 0) -> None:
         """One token of a choice; ends the request after the last choice's end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 
 class Link:
@@ -26,10 +25,14 @@ class Link:
         """Refuse connections from now on, and break those there are."""
         if self._server is not None:
             self._server.close()
+        # One that was accepted just now has no task yet.
+        await asyncio.sleep(0)
         self.cut()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Aborted transports close their sockets a turn later.
+        await asyncio.sleep(0)
 
     def cut(self) -> None:
         """Break all connections; new ones are welcome."""
@@ -48,17 +51,19 @@ class Link:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with suppress(OSError, asyncio.CancelledError):
+        sides = {writer}
+        self._writers.add(writer)
+        try:
             peer_reader, peer_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-            self._writers |= {writer, peer_writer}
-            try:
-                await asyncio.gather(
-                    self._relay(reader, peer_writer), self._relay(peer_reader, writer)
-                )
-            finally:
-                self._writers -= {writer, peer_writer}
-                for side in (writer, peer_writer):
-                    side.transport.abort()
+            sides.add(peer_writer)
+            self._writers.add(peer_writer)
+            await asyncio.gather(self._relay(reader, peer_writer), self._relay(peer_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._writers -= sides
+            for side in sides:
+                side.transport.abort()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from baton.store.base import WatchEvent
+from baton.store.base import StoreUnavailableError, WatchEvent
 
 
 class MemoryStore:
     def __init__(self) -> None:
         self._entries: dict[str, bytes] = {}
         self._queues: list[asyncio.Queue[WatchEvent]] = []
+        self.is_down = False
 
     async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         del ttl_s
@@ -20,6 +21,8 @@ class MemoryStore:
             self._tell(WatchEvent("put", key, value))
 
     async def get(self, key: str) -> bytes | None:
+        if self.is_down:
+            raise StoreUnavailableError("down")
         return self._entries.get(key)
 
     async def delete(self, key: str) -> bool:

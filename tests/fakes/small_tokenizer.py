@@ -46,8 +46,8 @@ def byte_level() -> tokenizers.Tokenizer:
 
 def sentence_piece() -> tokenizers.Tokenizer:
     """As Llama 2 or Mistral: pieces with a mark for spaces, other characters as bytes."""
-    alphabet = sorted(set("".join(_TEXTS[:2])) - {" "}) + ["\u2581"]
-    pieces = [*SPECIAL, "<unk>", *(f"<0x{b:02X}>" for b in range(256)), *alphabet]
+    alphabet = sorted(set("".join(_TEXTS[:2])) - {" "})
+    pieces = [*SPECIAL, "<unk>", *(f"<0x{b:02X}>" for b in range(256)), *alphabet, "\u2581"]
     words = ["\u2581he", "\u2581w", "or", "ld", "\u2581th"]
     merges = [("\u2581", "h"), ("\u2581h", "e"), ("\u2581", "w"), ("o", "r"), ("l", "d")]
     merges += [("\u2581", "t"), ("\u2581t", "h")]
@@ -84,7 +84,7 @@ def write_folder(
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<s>",
-        "eos_token": {"content": "</s>", "special": True},
+        "eos_token": {"__type": "AddedToken", "content": "</s>", "special": True},
         "clean_up_tokenization_spaces": False,
     }
     if chat_template is not None:

@@ -37,7 +37,7 @@ def make_request(
         sampling=SamplingParams(max_tokens=max_tokens),
         seed=seed,
         deadline=time.monotonic() + deadline_s,
-        outputs={choice: () for choice in range(n)},
+        outputs=dict.fromkeys(range(n), ()),
     )
 
 
@@ -96,7 +96,7 @@ class TokenPlane:
 
     async def until(self, condition: Any) -> None:
         """Wait for something to become true; the test's own timeout bounds it."""
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - it may be about anything
             await asyncio.sleep(0.002)
 
     def submit(

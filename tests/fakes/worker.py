@@ -218,7 +218,8 @@ class FakeWorker:
 
     def _step(self, job: _Job, rows: list[TokenRow], events: list[tuple[Key, SlotEvent]]) -> None:
         if job.waits_for_accept:
-            if job.handoff_id in self.network.adopted:
+            is_late = any(row.key == job.key for _, row in self._late)
+            if job.handoff_id in self.network.adopted and not is_late:
                 events.append((job.key, SlotEvent(kind=SlotEvent.KIND_HANDED_OFF)))
                 del self.jobs[job.key]
             return

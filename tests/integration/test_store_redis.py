@@ -12,7 +12,8 @@ from baton.store.connect import connect
 from baton.store.redis import RedisStore
 from redis.asyncio import Redis
 from suites.redis_server import RedisServer
-from suites.store import StoreSuite, logged, watching
+from suites.store import StoreSuite
+from suites.store_tools import logged, watching
 
 pytestmark = pytest.mark.redis
 
@@ -84,6 +85,40 @@ async def test_changes_made_behind_the_watchs_back_are_found(backend: RedisBacke
             WatchEvent("expired", "a"),
             WatchEvent("put", "b", b"3"),
         ]
+
+
+async def test_changes_that_the_first_listing_shows_are_not_told_again(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, writer = backend.open(), backend.open()
+    listing = RedisStore._snapshot
+    written = False
+
+    async def write_first(self: RedisStore, prefix: str) -> tuple[dict[str, bytes], int]:
+        # Between the subscription and the listing: both have these changes.
+        nonlocal written
+        if self is store and not written:
+            written = True
+            await writer.put("k", b"1")
+            await writer.put("k", b"2")
+        return await listing(self, prefix)
+
+    monkeypatch.setattr(RedisStore, "_snapshot", write_first)
+    async with watching(store, "") as watch:
+        assert await watch.until("synced") == [WatchEvent("put", "k", b"2"), WatchEvent("synced")]
+        await writer.put("end", b"")
+        assert await watch.next() == WatchEvent("put", "end", b"")
+
+
+async def test_renewals_cost_watchers_no_message(backend: RedisBackend) -> None:
+    store = backend.open()
+    async with Redis.from_url(backend.url) as redis:
+        await store.put("k", b"1", ttl_s=600)
+        before = await redis.get("p:version")
+        await store.put("k", b"1", ttl_s=600)
+        assert await redis.get("p:version") == before
+        await store.put("k", b"2", ttl_s=600)
+        assert await redis.get("p:version") != before
 
 
 async def test_a_flushed_server_is_followed(backend: RedisBackend) -> None:

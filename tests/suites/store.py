@@ -5,66 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from baton.core.errors import InvalidRequestError
 from baton.store.base import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
-    Store,
     StoreUnavailableError,
     WatchEvent,
 )
-
-# Nothing here takes this long; it only keeps a broken store from hanging the suite.
-PATIENCE_S = 30
-
-
-class Backend(Protocol):
-    """A store's server, under the test's control."""
-
-    url: str
-
-    def open(self, prefix: str = "p", timeout_s: float = 5.0) -> Store:
-        """A client; the backend closes it at the end of the test."""
-
-    async def stop(self) -> None:
-        """Take the server down. What it held is lost."""
-
-    async def start(self) -> None:
-        """Bring it back at the same address, empty."""
-
-    async def freeze(self) -> None:
-        """Let it take connections and answer nothing."""
-
-
-class Watch:
-    """A watch that is read one event at a time."""
-
-    def __init__(self, events: Any) -> None:
-        self._events = events
-
-    async def next(self) -> WatchEvent:
-        async with asyncio.timeout(PATIENCE_S):
-            event: WatchEvent = await anext(self._events)
-            return event
-
-    async def until(self, kind: str, key: str = "") -> list[WatchEvent]:
-        """Events up to and with the first of this kind (and key)."""
-        seen = [await self.next()]
-        while seen[-1].kind != kind or (key and seen[-1].key != key):
-            seen.append(await self.next())
-        return seen
-
-
-@asynccontextmanager
-async def watching(store: Store, prefix: str) -> AsyncIterator[Watch]:
-    events: Any = store.watch(prefix)
-    async with aclosing(events):
-        yield Watch(events)
+from suites.store_tools import PATIENCE_S, Backend, follow, logged, watching, when_up
 
 
 class StoreSuite:
@@ -201,10 +152,10 @@ class StoreSuite:
                         await client.put(key, b"%d" % i)
             await clients[1].put("k-end", b"")
             for event in await watch.until("put", "k-end"):
-                _follow(seen, event)
+                follow(seen, event)
             # Those with a TTL may end after the marker.
             while seen != await clients[1].list("k"):
-                _follow(seen, await watch.next())
+                follow(seen, await watch.next())
 
     async def test_counters_count(self, backend: Backend) -> None:
         store = backend.open()
@@ -298,7 +249,7 @@ class StoreSuite:
             assert backend.url in caught.value.message
             assert caught.value.retryable
         await backend.start()
-        await _when_up(store)
+        await when_up(store)
         assert await store.get("k") is None
 
     async def test_a_store_that_takes_calls_and_never_answers_counts_as_down(
@@ -327,14 +278,14 @@ class StoreSuite:
                 await asyncio.sleep(0.01)
             assert not waiting.done()
             await backend.start()
-            await _when_up(writer)
+            await when_up(writer)
             # Whatever the watch sees first, an empty store or the new entries, it ends here.
             await writer.put("w/kept", b"1")
             await writer.put("w/new", b"3")
             events = [await waiting, *await watch.until("put", "w/new")]
             known = {"w/kept": b"1", "w/gone": b"2"}
             for event in events:
-                _follow(known, event)
+                follow(known, event)
             assert known == {"w/kept": b"1", "w/new": b"3"}
             assert WatchEvent("expired", "w/gone") in events
             if events[-1] != WatchEvent("synced") and WatchEvent("synced") not in events:
@@ -349,7 +300,7 @@ class StoreSuite:
             await asyncio.sleep(0.05)
             assert not first.done()
             await backend.start()
-            await _when_up(writer)
+            await when_up(writer)
             await writer.put("k", b"1")
             seen = [await first]
             while WatchEvent("put", "k", b"1") not in seen or WatchEvent("synced") not in seen:
@@ -390,26 +341,3 @@ class StoreSuite:
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert await store.get("k") is None
-
-
-def _follow(entries: dict[str, bytes], event: WatchEvent) -> None:
-    if event.kind == "put":
-        entries[event.key] = event.value
-    elif event.kind != "synced":
-        del entries[event.key]
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The names of the events that were logged."""
-    return [message.split(" ")[0] for message in caplog.messages]
-
-
-async def _when_up(store: Store) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                await store.get("ping")
-            except StoreUnavailableError:
-                await asyncio.sleep(0.02)
-            else:
-                return

@@ -14,7 +14,6 @@ import typer
 from baton.cli.sizes import parse_size
 from baton.core import settings_loader
 from baton.core.errors import BatonError, ConfigError
-from baton.core.settings import Settings
 
 _MODEL = {
     "--model": "model.source",
@@ -95,7 +94,7 @@ def with_settings(flags: dict[str, str]) -> Callable[[Callable[..., None]], Call
     return decorate
 
 
-class reported_errors:  # noqa: N801 - used as a context manager
+class reported_errors:
     """Tells BatonErrors in one message, without a traceback, and ends the command."""
 
     def __enter__(self) -> None:
@@ -128,12 +127,14 @@ def overrides(flags: dict[str, str], typed: dict[str, Any]) -> dict[str, Any]:
 
 def _parameter(name: str, flag: str, setting: str) -> inspect.Parameter:
     if flag == "--aggregated":
-        return _keyword(name, bool, flag, AGGREGATED_HELP, None, default=False)
+        return _keyword(name, bool, flag, AGGREGATED_HELP, "", default=False)
     info = settings_loader.setting_fields()[setting].info
     kind = _without_none(info.annotation)
     help_text = " ".join((info.description or "").split())
+    if info.default is not None:
+        help_text += f" (default: {info.default})"
     if flag in SIZES:
-        return _keyword(name, str | None, flag, f"{help_text} As in 512MiB.", "SIZE")
+        return _keyword(name, str | None, flag, f"{help_text} Or 512MiB, 2GiB, ...", "SIZE")
     if get_origin(kind) is Literal:
         return _keyword(name, str | None, flag, help_text, "|".join(get_args(kind)))
     metavar = {int: "N", float: "X", Path: "FILE"}.get(kind, "TEXT")
@@ -149,7 +150,7 @@ def _without_none(annotation: Any) -> Any:
 
 
 def _keyword(
-    name: str, kind: Any, flag: str, help_text: str, metavar: str | None, default: Any = None
+    name: str, kind: Any, flag: str, help_text: str, metavar: str, default: Any = None
 ) -> inspect.Parameter:
     option = typer.Option(flag, help=help_text, metavar=metavar, show_default=False)
     return inspect.Parameter(

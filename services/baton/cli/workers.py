@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,9 @@ def fetch(url: str) -> list[dict[str, Any]]:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise UnavailableError(f"--url {url}: {error}; expected http://HOST:PORT") from error
     except httpx.TransportError as error:
-        raise UnavailableError(f"no gateway answers at {url}: {error}; name it with --url") from error
+        raise UnavailableError(
+            f"no gateway answers at {url}: {error}; name it with --url"
+        ) from error
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
         raise UnavailableError(f"{where} is not a Baton gateway: {error}") from error
     return found
@@ -82,7 +85,8 @@ def print_table(found: list[dict[str, Any]]) -> None:
             worker["digest"][:8],
             worker["transport"],
         )
-    console = Console(soft_wrap=True)
+    # Into a pipe nothing is cut.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     if not found:
         console.print("no workers")
         return
@@ -96,5 +100,5 @@ def load_cells(load: dict[str, Any]) -> tuple[str, str]:
     """Running+waiting sequences, and used/all KV blocks; dashes before the first report."""
     if "num_running" not in load:
         return "-", f"-/{load['num_blocks']}"
-    used = load["num_blocks"] - load["free_blocks"] - load["cached_blocks"]
+    used = load["num_blocks"] - load["free_blocks"]
     return f"{load['num_running']}+{load['num_waiting']}", f"{used}/{load['num_blocks']}"

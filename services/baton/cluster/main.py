@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NoReturn
 from baton.cluster import ray_head
 from baton.cluster.placement import place
 from baton.cluster.pools import targets
-from baton.cluster.processes import kill_session
+from baton.cluster.processes import adopt_orphans, kill_session, reap
 from baton.cluster.protocol import ClusterConfig, Command, Event
 from baton.core.errors import BatonError, UnavailableError
 
@@ -94,6 +94,7 @@ class ClusterProcess:
         # Only when the session is ours; by hand it may hold somebody's shell.
         if os.getsid(0) == os.getpid():
             kill_session(os.getpid())
+            reap()
         shutil.rmtree(self._config.temp_dir, ignore_errors=True)
         os._exit(status)
 
@@ -114,7 +115,12 @@ class ClusterProcess:
         if actor_class is None:
             from baton.worker.actor import WorkerActor as actor_class
         cores = float(len(os.sched_getaffinity(0)))
-        placement = place(groups, {**ray.cluster_resources(), "cores": cores}, num_workers)
+        placement = place(
+            groups,
+            {**ray.cluster_resources(), "cores": cores},
+            num_workers,
+            local=groups.cluster.ray_address is None,
+        )
         self._actors = Actors(
             actor_class,
             self._config,
@@ -189,6 +195,7 @@ def main(actor_class: Any = None) -> NoReturn:
     """Read the configuration from standard input and run."""
     # The parent decides: a Ctrl-C in its terminal is not for us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    adopt_orphans()
     events = claim_stdout()
     config = ClusterConfig.model_validate_json(sys.stdin.buffer.readline())
     ClusterProcess(config, events, sys.stdin.buffer).run(actor_class)

@@ -20,13 +20,15 @@ class Placement:
     """Of `ActorClass.options`."""
 
 
-def place(groups: ClusterGroups, resources: Mapping[str, float], num_workers: int) -> Placement:
+def place(
+    groups: ClusterGroups, resources: Mapping[str, float], num_workers: int, *, local: bool
+) -> Placement:
     """Divide what Ray has (`ray.cluster_resources()`) among `num_workers`.
 
-    `resources["cores"]` is this machine's usable cores. GPUs are shared when there are fewer than
-    workers. Raises ConfigError when CUDA is demanded and Ray sees no GPU.
+    `local` says that Ray is this deployment's own, on one machine, whose usable cores are
+    `resources["cores"]`. GPUs are shared when there are fewer than workers. Raises ConfigError when
+    CUDA is demanded and Ray sees no GPU.
     """
-    local = groups.cluster.ray_address is None
     cores = resources["cores"] if local else resources.get("CPU", 1)
     num_threads = groups.engine.num_threads or max(1, int(cores / max(1, num_workers)))
     options: dict[str, Any] = {

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
 
-# Ray's processes hold no state worth more than this after SIGKILL.
 KILL_WAIT_S = 2.0
+REAP_WAIT_S = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, so that `reap` finds them.
+
+    In a container the alternative is process 1, which may reap nobody.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap(wait_s: float = REAP_WAIT_S) -> None:
+    """Wait for killed children, adopted ones included, so that no zombie outlives this process."""
+    deadline = time.monotonic() + wait_s
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
 
 
 def in_session(session: int) -> list[int]:

@@ -42,6 +42,8 @@ def environment(base: Mapping[str, str], *, local: bool) -> dict[str, str]:
         # Actors that ask for no GPU keep CUDA_VISIBLE_DEVICES as it is.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",
+        # Ray's default is 15: anything else on the machine would slow a stream down.
+        "RAY_worker_niceness": "0",
     }
     if local:
         env |= {

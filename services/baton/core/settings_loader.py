@@ -151,9 +151,7 @@ def _from_document(
         name = f"{above}{key}"
         if "." in str(key):
             # Both spellings could stand in one file and contradict each other.
-            problems.append(
-                f"{name!r} in {source}: groups nest, as in `gateway: {{port: 1}}`"
-            )
+            problems.append(f"{name!r} in {source}: groups nest, as in `gateway: {{port: 1}}`")
         elif name in setting_fields():
             given[name] = _Given(value, source)
         elif name not in groups:

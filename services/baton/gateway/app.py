@@ -32,7 +32,6 @@ class GatewayApp(Starlette):
         self._open_context = open_context
         source = self._source
         get = ["GET"]
-        documents = openapi.document()
         routes = [
             Route("/v1/chat/completions", ChatCompletions(source), methods=["POST"]),
             Route("/v1/completions", Completions(source), methods=["POST"]),
@@ -44,7 +43,7 @@ class GatewayApp(Starlette):
             Route("/metrics", MetricsView(source), methods=get),
             Route(
                 "/openapi.json",
-                JsonView(source, lambda *_: (200, documents)),
+                JsonView(source, lambda *_: (200, openapi.document())),
                 methods=get,
             ),
         ]
@@ -58,6 +57,7 @@ class GatewayApp(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             prepare_scope(scope)
+            scope["baton.send"] = send
         await super().__call__(scope, receive, send)
 
     def _source(self) -> Context:

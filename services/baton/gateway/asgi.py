@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -53,9 +52,3 @@ async def send_error(
         [_JSON, *errors.headers(error), *headers],
         more=more,
     )
-
-
-def aborter(send: Send) -> Callable[[], None] | None:
-    """What cuts the connection at once, where the server lets one reach it (uvicorn does)."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    return getattr(transport, "abort", None)

@@ -54,7 +54,7 @@ class Collected(Answer):
     def document(self) -> Any:
         """The answer as JSON, once it is complete."""
 
-    async def respond(self, send: Send, headers: Headers) -> None:
+    async def respond(self, send: Send, headers: Headers, raw_send: Send) -> None:
         """Wait for the end and send it, unless the client is gone. Raises the answer's error."""
         while not self.over:
             await self.wait()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from baton.core.clock import Clock, monotonic
+from baton.core.errors import BatonError
 from baton.core.settings import GatewaySettings
 from baton.gateway.session import Loss, WorkerSession
 from baton.gateway.worker_view import WorkerView, export_gauges, role_name
@@ -29,6 +30,7 @@ FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 5.0
 # How often the gauges of workers follow their reports.
 GAUGES_S = 1.0
+STORE_CHECK_S = 5.0
 
 
 class Known:
@@ -84,6 +86,7 @@ class Fleet:
         self._tasks = [
             asyncio.create_task(self._watch(), name="fleet watch"),
             asyncio.create_task(self._refresh_gauges(), name="fleet gauges"),
+            asyncio.create_task(self._ask_store(), name="fleet store check"),
         ]
 
     async def close(self) -> None:
@@ -259,3 +262,14 @@ class Fleet:
         while True:
             export_gauges(self._metrics, self._views())
             await asyncio.sleep(GAUGES_S)
+
+    async def _ask_store(self) -> None:
+        """A watch hides outages, so ask for something now and then."""
+        while True:
+            try:
+                await self._store.get(PREFIX + "none")
+            except BatonError:
+                self._metrics.store_up.set(0)
+            else:
+                self._metrics.store_up.set(1)
+            await asyncio.sleep(STORE_CHECK_S)

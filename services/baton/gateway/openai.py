@@ -94,7 +94,7 @@ async def _serve(
         context.answers.add(answer)
         answer.submit(context.generator)
         watcher = asyncio.create_task(_watch(receive, answer))
-        await answer.respond(send, response_headers(scope))
+        await answer.respond(send, response_headers(scope), scope["baton.send"])
     except BatonError as error:
         answer.fail(error)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -33,6 +34,7 @@ _SCHEMAS: dict[str, Any] = {
 }
 
 
+@cache
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document of the gateway."""
     adapters: list[tuple[Any, Any, TypeAdapter[Any]]] = [

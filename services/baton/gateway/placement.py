@@ -82,6 +82,9 @@ class Part:
             # Sent again after a resume.
             return
         received[choice] = position + 1
+        if not self._is_adopted and self.side is Side.TARGET:
+            # Its event may come behind the row in the same frame, when the request has ended.
+            self._adopted(SlotEvent().handoff)
         if flags:
             self._num_open -= 1
         try:
@@ -101,18 +104,21 @@ class Part:
             self._pool.begin(self.booking)
             self._ownership.scheduled(self.attempt, self.side, slot_event.cached_tokens)
         elif kind == SlotEvent.KIND_HANDED_OFF and not self._is_adopted:
-            self._is_adopted = True
-            self._pool.begin(self.booking)
-            self._ownership.handed_off(self.attempt)
-            if self.side is Side.SOURCE:
-                self._close()
-                self.session.forget(self.slot)
-            self._owner.on_adopted(self, slot_event.handoff)
+            self._adopted(slot_event.handoff)
         elif kind == SlotEvent.KIND_FAILED:
             error = from_code(slot_event.code, slot_event.message)
             self._fail(error, retryable=slot_event.retryable)
         elif kind == SlotEvent.KIND_CANCELLED:
             self._fail(WorkerLostError("the worker dropped the request"), retryable=True)
+
+    def _adopted(self, timing: session_pb2.HandoffTiming) -> None:
+        self._is_adopted = True
+        self._pool.begin(self.booking)
+        self._ownership.handed_off(self.attempt)
+        if self.side is Side.SOURCE:
+            self._close()
+            self.session.forget(self.slot)
+        self._owner.on_adopted(self, timing)
 
     def on_lost(self, error: BatonError) -> None:
         self._close()

@@ -6,18 +6,20 @@ chunks that came in one turn of the loop leave in one write.
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from baton.core.errors import BatonError, OverloadedError
 from baton.core.request import FinishReason, Request, TokenLogprobs
 from baton.gateway import errors
 from baton.gateway.answer import Answer, Head
-from baton.gateway.asgi import Headers, aborter
+from baton.gateway.asgi import Headers
 from baton.gateway.call_metrics import CallMetrics
 from baton.gateway.logprobs import TokenRecord
 from baton.gateway.output import ChoiceOutput
@@ -67,7 +69,7 @@ class EventStream(Answer):
         self._include_usage = include_usage
         self._unsent: list[bytes] = []
         self._num_unsent_bytes = 0
-        self._abort: Callable[[], None] | None = None
+        self._connection: asyncio.Transport | None = None
 
     @property
     @abstractmethod
@@ -120,20 +122,22 @@ class EventStream(Answer):
         self.write(b'%s,"choices":[%s%s' % (self.begin, orjson.dumps(choice), self.end))
 
     def write(self, event: bytes) -> None:
-        """Queue rendered events for the next write."""
+        """Queue rendered events; those of one turn of the loop leave together."""
         if not self._unsent:
-            self.wake()
+            if self._connection is None:
+                self.wake()
+            else:
+                asyncio.get_running_loop().call_soon(self._flush, self._connection)
         self._unsent.append(event)
         self._num_unsent_bytes += len(event)
-        if self._num_unsent_bytes > MAX_UNSENT_BYTES and self._abort is not None:
-            self.fail(OverloadedError("the client reads too slowly"))
-            self._unsent.clear()
-            # An error event would wait behind all that the client has not read.
-            self._abort()
+        if self._num_unsent_bytes > MAX_UNSENT_BYTES:
+            self._too_slow()
 
-    async def respond(self, send: Send, headers: Headers) -> None:
-        """Write the answer to its end. Raises its error if that came before the first event."""
-        self._abort = aborter(send)
+    async def respond(self, send: Send, headers: Headers, raw_send: Send) -> None:
+        """Write the answer to its end. Raises its error if that came before the first event.
+
+        `raw_send` is the server's own, which middlewares may have wrapped in `send`.
+        """
         while not self._unsent:
             if self.error is not None:
                 raise self.error
@@ -141,19 +145,56 @@ class EventStream(Answer):
                 return
             await self.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *headers]})
+        self._connection = _connection(raw_send)
+        if self._connection is not None:
+            self._flush(self._connection)
+            while not self.over:
+                await self.wait()
         while True:
             while not self._unsent and not self.over:
                 await self.wait()
             # Reading `over` before the buffer is taken: nothing comes after it.
             more = not self.over
-            data = b"".join(self._unsent)
-            self._unsent.clear()
-            self._num_unsent_bytes = 0
+            data = self._take()
             if self.error is not None:
                 data += error_event(self.error)
             await send({"type": "http.response.body", "body": data, "more_body": more})
             if not more:
                 return
+
+    def _take(self) -> bytes:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        self._num_unsent_bytes = 0
+        return data
+
+    def _flush(self, connection: asyncio.Transport) -> None:
+        """Write a chunk (RFC 9112, 7.1) on the server's transport."""
+        if not self._unsent or self.gone:
+            return
+        data = self._take()
+        connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if connection.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        self.fail(OverloadedError("the client reads too slowly"))
+        if self._connection is not None:
+            # An error event would wait behind all that the client has not read.
+            self._unsent.clear()
+            self._connection.abort()
+
+
+def _connection(send: Send) -> asyncio.Transport | None:
+    """The transport behind uvicorn's `send` once a chunked response has begun, else None.
+
+    Writing there saves the way through the task that waits, and through `send`: a sixth of all
+    that the gateway does for a token.
+    """
+    cycle = getattr(send, "__self__", None)
+    if isinstance(cycle, RequestResponseCycle) and cycle.chunked_encoding:
+        return cycle.transport
+    return None
 
 
 def error_event(error: BatonError) -> bytes:

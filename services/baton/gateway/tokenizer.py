@@ -138,12 +138,9 @@ class Detokenizer:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        tail = list(prompt[-_MAX_PENDING:])
-        # Half a character at the prompt's end would be shown as a part of the answer.
-        if tail and tokenizer.decode(tail, skip_special_tokens=True).endswith("\ufffd"):
-            tail = []
-        self._stream = DecodeStream(tail, skip_special_tokens=True)
-        self._last = tail[-1:]
+        before = _whole_end(tokenizer, prompt)
+        self._stream = DecodeStream(before, skip_special_tokens=True)
+        self._last = before[-1:]
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
@@ -183,6 +180,17 @@ class Detokenizer:
         self._pending = []
         self._stream = DecodeStream(skip_special_tokens=True)
         return text + "".join(map(self.push, rest))
+
+
+def _whole_end(tokenizer: tokenizers.Tokenizer, prompt: Sequence[int]) -> list[int]:
+    """The fewest last tokens of a prompt that are whole text; none if the last 16 are not."""
+    for length in range(1, min(len(prompt), _MAX_PENDING) + 1):
+        end = list(prompt[-length:])
+        text = tokenizer.decode(end, skip_special_tokens=True)
+        # Half a character would be shown as a part of the answer.
+        if text and "\ufffd" not in text:
+            return end
+    return []
 
 
 class _Decoding:

@@ -168,7 +168,7 @@ class Links:
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name
         finally:
-            await _end(pump)
+            _end(pump)
             self._post(lambda: self._events.link_down(link, reason))
         return reason
 
@@ -210,12 +210,14 @@ class Links:
             async for request in requests:
                 self._post_message(link, request.message)
         finally:
-            await _end(pump)
+            # Nothing is awaited here: gRPC may cancel a handler whose caller is gone at any await,
+            # and link_down must be said.
+            _end(pump)
             reason = f"{link.hello.worker_id} closed the stream"
             self._post(lambda: self._events.link_down(link, reason))
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+def _end(task: asyncio.Task[None]) -> None:
     """Cancel a pump; how it failed does not matter, for the reader saw the same stream end."""
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

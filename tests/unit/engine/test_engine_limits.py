@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes.engines import VOCAB, Driver, prompt, request
-
 from baton.core.errors import ContextLengthError, InvalidRequestError
 from baton.core.request import FinishReason, Request
+from fakes.engines import VOCAB, Driver, prompt, request
 
 KEY = ("s", 0)
 EOS = 0

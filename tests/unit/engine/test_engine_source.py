@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from fakes.engines import Driver, alone, prompt, request
-
 from baton.core.errors import DeadlineExceededError, UnsupportedError
 from baton.core.request import FinishReason
 from baton.engine.outputs import BlocksReady, Key, OfferDue
+from fakes.engines import Driver, alone, prompt, request
 
 KEY = ("s", 0)
 
@@ -94,6 +93,24 @@ def test_held_blocks_are_never_taken_for_others() -> None:
     driver.run()
     assert len(driver.tokens[(("s", 1), 0)]) == 9
     driver.assert_all_free()
+
+
+def test_source_is_not_preempted_in_the_middle_of_its_prompt() -> None:
+    plain = request(prompt(4, seed=1), max_tokens=20)
+    driver = Driver(kv_blocks=9, max_batch_tokens=3)
+    driver.add(("s", 1), plain)
+    while not driver.tokens[(("s", 1), 0)]:
+        driver.step()
+    driver.add(KEY, request(prompt(24)), handoff=True)
+    ready = [r for _ in range(11) for r in driver.step().ready]
+    assert sum(len(r.block_ids[0]) for r in ready) == 6
+    assert ready[-1].done
+    # The other, though older, had to make room for itself when it wanted a fourth block.
+    assert len(driver.tokens[(("s", 1), 0)]) == 9
+    assert driver.engine.load().num_waiting == 1
+    driver.engine.release(KEY)
+    driver.run()
+    assert driver.answers(("s", 1)) == alone([plain])[0]
 
 
 def test_aborted_source_stops_but_keeps_its_blocks_until_release() -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
-from fakes.engines import Driver, alone, prompt, request
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 from baton.core.errors import OverloadedError
 from baton.engine.mock import kv_of
 from baton.engine.outputs import Key, Reserved
+from fakes.engines import Driver, alone, prompt, request
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 BLOCK = 4
 NUM_BLOCKS = 14

@@ -1,14 +1,13 @@
-"""The target side: room for offered KV, its adoption, and quarantine when a write may still land."""
+"""The target side: room for offered KV, its adoption, and quarantine while a write may land."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import pytest
-from fakes.engines import Driver, alone, prompt, request
-
 from baton.core.errors import ContextLengthError, HandoffError, InvalidRequestError
 from baton.engine.outputs import Key
+from fakes.engines import Driver, alone, prompt, request
 
 KEY = ("s", 0)
 WANTED = request(prompt(10), n=2, max_tokens=6)
@@ -178,6 +177,18 @@ def test_nothing_is_reserved_while_preempted_sequences_wait_for_blocks() -> None
     assert driver.reserve(("s", 9), request(prompt(1, seed=9))) is not None
 
 
+def test_skipped_blocks_do_not_count_as_free() -> None:
+    driver = Driver(kv_blocks=4)
+    driver.add(("s", 8), request(prompt(3, seed=8)), handoff=True)
+    driver.add(("s", 9), request(prompt(10), max_tokens=1))
+    driver.run()
+    # One block is held, two of the three free ones are a prefix hit, and two more are wanted.
+    longer = request([*prompt(10), 1, 2, 3])
+    assert driver.reserve(KEY, longer) is None
+    driver.engine.release(("s", 8))
+    assert driver.reserve(KEY, longer) is not None
+
+
 def test_reservations_take_slots() -> None:
     driver = Driver(max_sequences=3)
     assert driver.reserve(KEY, WANTED) is not None
@@ -286,4 +297,17 @@ def test_preempted_after_adoption_it_is_computed_here() -> None:
     driver.run()
     assert driver.answers(KEY) == EXPECTED
     assert driver.num_steps > 10
+    driver.assert_all_free()
+
+
+@pytest.mark.parametrize("kv_blocks", range(9, 14))
+def test_older_sequence_takes_blocks_of_an_adopted_one_served_before_it(kv_blocks: int) -> None:
+    old = request(prompt(20, seed=3), max_tokens=12)
+    driver = Driver(kv_blocks=kv_blocks, max_batch_tokens=6)
+    driver.add(("s", 1), old)
+    driver.step()
+    adopt(driver)
+    driver.run()
+    assert driver.answers(("s", 1)) == alone([old])[0]
+    assert driver.answers(KEY) == EXPECTED
     driver.assert_all_free()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fakes.engines import Driver, prompt, request
-
 from baton.core.settings import EngineSettings
 from baton.engine.mock import MockRunner
+from fakes.engines import Driver, prompt, request
 
 KEY = ("s", 0)
 

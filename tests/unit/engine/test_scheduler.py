@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from fakes.engines import Driver, alone, prompt, request
-
 from baton.core.errors import DeadlineExceededError, OverloadedError
 from baton.engine.batch import Batch, SampledToken
+from fakes.engines import Driver, alone, prompt, request
 
 
 def batches(driver: Driver) -> list[Batch]:

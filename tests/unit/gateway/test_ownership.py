@@ -5,11 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes.sink import RecordingSink
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 from baton.core.errors import (
     BatonError,
     CancelledRequestError,
@@ -20,6 +15,10 @@ from baton.core.errors import (
 )
 from baton.core.request import FinishReason, Request, SamplingParams
 from baton.gateway.ownership import Ownership, Side, Verdict
+from fakes.sink import RecordingSink
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 STOP = int(FinishReason.STOP)
 DEADLINE = 100.0
@@ -33,7 +32,7 @@ def request_of(n: int = 1, max_tokens: int = 6) -> Request:
         SamplingParams(max_tokens=max_tokens),
         seed=1,
         deadline=DEADLINE,
-        outputs={choice: () for choice in range(n)},
+        outputs=dict.fromkeys(range(n), ()),
     )
 
 
@@ -360,6 +359,4 @@ class OwnershipMachine(RuleBasedStateMachine):
 
 
 TestOwnershipMachine = OwnershipMachine.TestCase
-TestOwnershipMachine.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
+TestOwnershipMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fakes.token_plane import make_request
-from fakes.worker import TOKEN, FakeWorker, token_at, tokens_of
-
 from baton.core.clock import monotonic
 from baton.core.errors import BatonError, HandoffError
 from baton.core.request import TokenLogprobs
@@ -17,6 +14,8 @@ from baton.engine.outputs import TokenRow
 from baton.gateway.session import FORGET_BATCH, Loss, WorkerSession
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import submit_from_request
+from fakes.token_plane import make_request
+from fakes.worker import TOKEN, FakeWorker, token_at, tokens_of
 
 SlotEvent = session_pb2.SlotEvent
 
@@ -102,7 +101,7 @@ class Bench:
 
 
 async def until(condition: Any) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - it may be about anything
         await asyncio.sleep(0.002)
 
 

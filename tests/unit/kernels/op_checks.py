@@ -7,16 +7,26 @@ where there is a device (BATON_TEST_KERNEL_DEVICE).
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from baton_kernels import dispatch
 from baton_kernels.ops import kv_copy, paged_attention, rms_norm, rope, silu_mul
 from baton_kernels.reference import kv_copy as kv_copy_reference
 from baton_kernels.reference import paged_attention as paged_attention_reference
 from baton_kernels.reference import rms_norm as rms_norm_reference
 from baton_kernels.reference import rope as rope_reference
 from baton_kernels.reference import silu_mul as silu_mul_reference
+from fakes.tiny_models import (
+    WITH_LOGPROBS,
+    Feed,
+    make_runner,
+    random_prompt,
+    run_for_logprobs,
+    save_model,
+)
 
 DEVICE = os.environ.get("BATON_TEST_KERNEL_DEVICE", "cpu")
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.float64: 1e-12}
@@ -44,9 +54,7 @@ def assert_close(found: torch.Tensor, want: torch.Tensor) -> None:
 def test_rms_norm(shape: tuple[int, int], dtype: torch.dtype) -> None:
     x, residual = rand(*shape, dtype=dtype), rand(*shape, dtype=dtype, seed=1)
     weight = rand(shape[1], dtype=dtype, seed=2)
-    assert_close(
-        rms_norm.rms_norm(x, weight, 1e-5), rms_norm_reference.rms_norm(x, weight, 1e-5)
-    )
+    assert_close(rms_norm.rms_norm(x, weight, 1e-5), rms_norm_reference.rms_norm(x, weight, 1e-5))
     for found, want in zip(
         rms_norm.add_rms_norm(x, residual, weight, 1e-5),
         rms_norm_reference.add_rms_norm(x, residual, weight, 1e-5),
@@ -152,3 +160,22 @@ def test_paged_attention(
     want = paged_attention_reference.paged_attention(q.cpu(), cache, plan, dim**-0.5)
     assert found.is_contiguous()
     assert_close(found, want)
+
+
+def test_a_model_computes_the_same_with_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path, "qwen3")
+    results = []
+    for ops in ((), (kv_copy, paged_attention, rms_norm, rope, silu_mul)):
+        for module in ops:
+            for name in vars(dispatch).keys() & vars(module).keys():
+                if callable(getattr(module, name)) and name[0].islower():
+                    monkeypatch.setattr(dispatch, name, getattr(module, name))
+        assert (dispatch.paged_attention is paged_attention.paged_attention) == bool(ops)
+        runner = make_runner(tmp_path)
+        feeds = [Feed(random_prompt(11, seed=1), [5, 1, 9]), Feed(random_prompt(6), [2, 3])]
+        run_for_logprobs(runner, [feeds[0].entry(10, WITH_LOGPROBS)])
+        entries = [feeds[0].entry(1, WITH_LOGPROBS), feeds[1].entry(6, WITH_LOGPROBS)]
+        results.append(run_for_logprobs(runner, entries))
+    np.testing.assert_allclose(results[1], results[0], atol=1e-11, rtol=0)

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from baton.core import model_folder
+from baton.engine.batch import Batch
 from fakes.tiny_models import (
     FAMILIES,
     WITH_LOGPROBS,
@@ -99,3 +102,17 @@ def test_scaled_positions_agree_with_transformers(rope: dict[str, float], tmp_pa
     unscaled = reference_logprobs(plain, feed.tokens)[-1]
     assert np.abs(found - unscaled).max() > 0.01
     np.testing.assert_allclose(found, reference_logprobs(model, feed.tokens)[-1], atol=1e-4, rtol=0)
+
+
+def test_embedded_model_agrees_with_transformers() -> None:
+    folder = model_folder.resolve("baton-tiny")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    prompt = random_prompt(70)
+    expected = reference_logprobs(model, prompt)[-1]
+    best = np.argsort(-expected)[:96]  # as many as WITH_LOGPROBS asks for
+    runner = make_runner(folder)
+    feed = Feed(prompt, list(range(18)))
+    runner.run(Batch([feed.entry(50)]))
+    (sampled,) = runner.run(Batch([feed.entry(20, WITH_LOGPROBS)]))
+    assert sampled.logprobs is not None and sampled.token == best[0]
+    np.testing.assert_allclose(sampled.logprobs.top_logprobs, expected[best], atol=1e-4, rtol=0)

@@ -4,7 +4,6 @@ import random
 from typing import Any
 
 import pytest
-
 from baton.core.errors import ConfigError
 from baton.router.policy.base import Policy, RequestView, policy_named
 from baton.router.policy.least_loaded import LeastLoaded

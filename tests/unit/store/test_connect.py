@@ -13,7 +13,7 @@ from baton.store.connect import connect, open_store
 from baton.store.embedded import EmbeddedStore
 from baton.store.redis import RedisStore
 from suites.embedded_backend import TOKEN, EmbeddedBackend
-from suites.store import logged
+from suites.store_tools import logged
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from baton.store.base import WatchEvent
 from baton.telemetry import rpc
 from baton.v1 import store_pb2, store_pb2_grpc
 from suites.embedded_backend import TOKEN, EmbeddedBackend
-from suites.store import PATIENCE_S, StoreSuite, logged, watching
+from suites.store import StoreSuite
+from suites.store_tools import PATIENCE_S, logged, watching
 
 
 @pytest.fixture

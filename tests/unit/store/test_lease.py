@@ -13,7 +13,7 @@ from baton.core.errors import ConfigError
 from baton.store.base import WatchEvent
 from baton.store.lease import LeaseKeeper
 from suites.embedded_backend import TOKEN, EmbeddedBackend
-from suites.store import PATIENCE_S, logged, watching
+from suites.store_tools import PATIENCE_S, logged, watching
 
 KEY = "workers/w1"
 

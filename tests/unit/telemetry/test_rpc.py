@@ -194,6 +194,16 @@ async def test_a_taken_port_is_refused_by_name() -> None:
     await second.stop(0)
 
 
+async def test_a_port_taken_after_the_check_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "check_bindable", lambda host, port: None)
+    first, second = rpc.server(TOKEN), rpc.server(TOKEN)
+    port = rpc.listen(first, "127.0.0.1", 0)
+    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}"):
+        rpc.listen(second, "127.0.0.1", port)
+    await first.stop(0)
+    await second.stop(0)
+
+
 async def test_a_port_taken_on_one_address_of_a_name_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from baton.core.errors import InvalidRequestError, UnsupportedError
 from baton.core.request import Request, SamplingParams
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import request_from_submit, submit_from_request
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 PEER = common_pb2.WorkerRef(worker_id="peer", epoch=9, address="127.0.0.1:1")
 tokens = st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
@@ -140,11 +141,5 @@ def test_incomplete_handoff_is_refused(handoff: session_pb2.HandoffRole) -> None
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_an_error(raw: bytes) -> None:
-    try:
-        submit = session_pb2.Submit.FromString(raw)
-    except Exception:
-        return
-    try:
-        request_from_submit(submit, now=0.0)
-    except InvalidRequestError:
-        pass
+    with suppress(DecodeError, InvalidRequestError):
+        request_from_submit(session_pb2.Submit.FromString(raw), now=0.0)

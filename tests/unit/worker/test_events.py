@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from baton.engine.outputs import CacheDelta
 from baton.v1 import events_pb2
 from baton.worker.events import EventLog
+from hypothesis import given
+from hypothesis import strategies as st
 
 EPOCH = 11
 Held = dict[int, set[bytes]]

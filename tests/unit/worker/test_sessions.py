@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import pytest
-
 from baton.core.request import FinishReason, TokenLogprobs
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import Key, TokenRow
@@ -251,9 +250,7 @@ async def test_resume_keeps_finish_and_logprobs() -> None:
     first = await bench.open(1)
     await first.lose()
     logprobs = TokenLogprobs(-2.0)
-    bench.sessions.publish(
-        [TokenRow(("s", 1), 0, 0, 9, FinishReason.STOP, logprobs)], [], None
-    )
+    bench.sessions.publish([TokenRow(("s", 1), 0, 0, 9, FinishReason.STOP, logprobs)], [], None)
     second = await bench.open(resume=[session_pb2.ResumePoint(slot=1)])
     await second.until(lambda: second.frames)
     frame = second.frames[0]

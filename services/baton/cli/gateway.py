@@ -1,0 +1,63 @@
+"""`baton gateway`"""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_module
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from baton.cli.flags import GATEWAY, with_settings
+from baton.core.settings import Settings
+
+if TYPE_CHECKING:
+    import socket
+
+    from baton.gateway.server import GatewayConfig
+
+
+@with_settings(GATEWAY)
+def gateway(
+    settings: Settings,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the addresses as one line of JSON.")
+    ] = False,
+) -> None:
+    """Serve HTTP and gRPC for workers that others start; Ctrl-C ends it."""
+    from baton.cli.ports import bind_ports
+    from baton.cli.token_file import deployment_token
+    from baton.cluster.parts import gateway_config
+    from baton.core import model_folder
+    from baton.gateway.http_server import new_event_loop
+    from baton.telemetry import logging
+
+    logging.setup(settings.log.level, settings.log.format)
+    listener = bind_ports(settings)
+    model = settings.model
+    folder = model_folder.resolve(model.source, model.revision, weights=False)
+    config = gateway_config(settings, folder, deployment_token(settings)[0])
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_run(config, listener, json))
+
+
+async def _run(config: GatewayConfig, listener: socket.socket, json: bool) -> None:
+    from baton.cli.stopping import Stopped, StopSignals
+    from baton.core.redact import redact_url
+    from baton.gateway.server import GatewayServer
+
+    signals = StopSignals()
+    server = GatewayServer(config, listener)
+    addresses = await server.start()
+    store = redact_url(addresses.store)
+    if json:
+        shown = {"http": addresses.http, "grpc": addresses.grpc, "store": store}
+        print(json_module.dumps(shown), flush=True)
+    else:
+        print(f"HTTP  {addresses.http}\ngRPC  {addresses.grpc}\nstore {store}", flush=True)
+        print(f"Start workers with: baton worker --role any --store {store}", flush=True)
+    await signals.asked.wait()
+    try:
+        await signals.unless_forced(server.stop(config.gateway.shutdown_grace_s))
+    except Stopped:
+        raise SystemExit(1) from None

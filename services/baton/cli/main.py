@@ -1,0 +1,25 @@
+"""The `baton` command."""
+
+from __future__ import annotations
+
+import typer
+
+from baton.cli.config import config
+from baton.cli.gateway import gateway
+from baton.cli.serve import serve
+from baton.cli.version import version
+from baton.cli.worker import worker
+from baton.cli.workers import workers
+
+app = typer.Typer(
+    help="Serve large language models with prefill and decode on separate pools of workers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (serve, gateway, worker, workers, config, version):
+    app.command()(command)
+
+if __name__ == "__main__":
+    app()

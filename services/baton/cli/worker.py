@@ -1,0 +1,68 @@
+"""`baton worker`"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+
+from baton.cli.flags import WORKER, with_settings
+from baton.core.errors import ConfigError
+from baton.core.settings import Settings
+
+# For requests that run when the worker is told to stop; a second signal ends it at once.
+DRAIN_S = 30.0
+
+
+@with_settings(WORKER)
+def worker(settings: Settings) -> None:
+    """Run one worker in this process; SIGTERM and Ctrl-C drain it."""
+    from baton.cli.token_file import deployment_token
+    from baton.core import model_folder
+    from baton.telemetry import logging
+
+    if settings.store.url == "embedded":
+        raise ConfigError(
+            "--store is missing: give the address that `baton gateway` or `baton serve` printed"
+        )
+    logging.setup(settings.log.level, settings.log.format)
+    role = settings.worker.role
+    asked = _on_signals()
+    folder = model_folder.resolve(settings.model.source, settings.model.revision)
+    token, _ = deployment_token(settings)
+
+    from baton.worker.config import WorkerConfig, WorkerGroups
+    from baton.worker.worker import Worker
+
+    config = WorkerConfig(
+        settings=WorkerGroups.model_validate(settings.model_dump()),
+        role=role,
+        worker_id=settings.worker.worker_id or f"{role}-{secrets.token_hex(4)}",
+        model_folder=str(folder),
+        model_name=settings.model.name or model_folder.served_name(settings.model.source),
+        store_url=settings.store.url,
+        token=token,
+        num_threads=settings.engine.num_threads or len(os.sched_getaffinity(0)),
+    )
+    running = Worker(config)
+    running.start()
+    info = running.info()
+    print(f"worker {info['worker_id']} serves at {info['address']}", file=sys.stderr, flush=True)
+    asked.wait()
+    running.stop(DRAIN_S)
+
+
+def _on_signals() -> threading.Event:
+    """Set by the first signal; the second ends the process."""
+    asked = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        asked.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    return asked
