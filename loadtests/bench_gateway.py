@@ -68,7 +68,7 @@ def gateway(pools: dict[str, int]) -> Iterator[tuple[str, int]]:
         front = stack.enter_context(
             process(
                 *("-m", "baton.cli.main", "gateway", "--port", "0", "--grpc-port", "0", "--json"),
-                *("--token-file", str(token_file)),
+                *("--token-file", str(token_file), "--log-level", "error"),
                 stdout=subprocess.PIPE,
             )
         )

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import tokenizers
-
 from baton.core.settings import GatewaySettings
 from baton.gateway.app import create_app
 from baton.gateway.chat_template import ChatTemplate

@@ -6,18 +6,19 @@ on the target.
 
 from __future__ import annotations
 
-from google.protobuf.message import Message
-
 from baton.core.errors import HandoffError, InvalidRequestError
 from baton.core.request import FinishReason
 from baton.core.settings import TransferSettings
 from baton.transfer import messages, state
 from baton.transfer.base import ReservedGroup, SourceOutput, WriteResult
 from baton.transfer.messages import GroupGrant
+from google.protobuf.message import Message
 
 IDENTITY = state.Identity(b"h" * 16, attempt=1, source_epoch=11, target_epoch=22)
 SETTINGS = TransferSettings()
 DEADLINE = 100.0
+# Transport epoch of the target.
+AGENT = 3
 HASHES = (b"a" * 16, b"b" * 16)
 DUE = state.Due(10, (HASHES,), (3,))
 LIVE = {0: SourceOutput((7,), None)}
@@ -36,7 +37,7 @@ def received(body: state.Body, content: Message) -> state.Received:
 def commit(reserved=RESERVED, outputs=LIVE, sums=SUMS, due=DUE):
     """The Commit that a source sends for a grant of `reserved`."""
     grant = GroupGrant()
-    messages.read_grant(messages.grant_body(reserved), [grant], due)
+    messages.read_grant(messages.grant_body(reserved, AGENT), [grant], due)
     checksums = {i: sums[i] for i in grant.blocks} if sums else {}
     return messages.commit_body(due, outputs, [grant], [checksums])
 

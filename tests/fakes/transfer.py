@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
-
 from baton.core.block_hash import extend_hashes, root_hash
 from baton.core.errors import BatonError, InvalidRequestError
 from baton.core.kv import GroupSpec
@@ -31,7 +31,9 @@ from baton.v1 import common_pb2, transfer_pb2_grpc
 BLOCK_SIZE = 4
 TOKEN = "test-token"
 DIGEST = "0" * 32
-GROUP = GroupSpec("full", num_layers=2, num_kv_heads=2, k_dim=8, v_dim=8, block_size=4, dtype="float32")
+GROUP = GroupSpec(
+    "full", num_layers=2, num_kv_heads=2, k_dim=8, v_dim=8, block_size=4, dtype="float32"
+)
 
 
 def make_request(
@@ -45,7 +47,7 @@ def make_request(
         sampling=SamplingParams(max_tokens=8),
         seed=seed,
         deadline=deadline,
-        outputs={choice: () for choice in range(choices)},
+        outputs=dict.fromkeys(range(choices), ()),
     )
 
 
@@ -223,7 +225,7 @@ class FakeWorker:
         handoffs = self.handoffs
 
         class Servicer(transfer_pb2_grpc.TransferServiceServicer):
-            async def Handoff(self, request_iterator, context):  # noqa: N802
+            async def Handoff(self, request_iterator, context):
                 await handoffs.serve(request_iterator, context)
 
         transfer_pb2_grpc.add_TransferServiceServicer_to_server(Servicer(), self.server)
@@ -247,6 +249,7 @@ class FakeWorker:
 
 async def until(condition, timeout_s: float = 10.0) -> None:
     """Wait until `condition()` holds; how long it takes decides nothing but a failure."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.002)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.002)

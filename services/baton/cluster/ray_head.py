@@ -19,6 +19,7 @@ from baton.core.settings import ClusterSettings
 MAX_TEMP_DIR = 34
 RECONNECT_TIMEOUT_S = 3600
 PROBE_TIMEOUT_S = 1.0
+JOIN_TIMEOUT_S = 5.0
 # A busy head may miss a probe; three in a row are a dead one.
 PROBES = 3
 
@@ -65,6 +66,8 @@ def start(settings: ClusterSettings, temp_dir: str, num_workers: int) -> str:
     ConfigError for an address where no cluster answers, UnavailableError when Ray does not start.
     """
     address = settings.ray_address
+    if address is not None:
+        check_cluster(address)
     with warnings.catch_warnings():
         # Of Ray's own making, and nothing that a user could change.
         warnings.simplefilter("ignore")
@@ -91,6 +94,19 @@ def start(settings: ClusterSettings, temp_dir: str, num_workers: int) -> str:
             raise UnavailableError(f"Ray did not {where}: {error}") from error
         head: str = ray.get_runtime_context().gcs_address
     return head
+
+
+def check_cluster(address: str) -> None:
+    """Raise ConfigError where `ray.init` would try for minutes: nobody listens at `address`."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ConfigError(f"--ray-address {address}: expected HOST:PORT of a Ray head, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), JOIN_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 class HeadProbe:

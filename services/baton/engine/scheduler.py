@@ -88,8 +88,7 @@ class Scheduler:
         for seq in list(self.decoding):
             if budget == 0:
                 break
-            if seq.status is not Status.RUNNING:
-                continue
+            # One preempted since has no blocks, so it fails here too.
             if seq.num_tokens > seq.writable and not self._make_room(seq, out):
                 continue
             seq.num_scheduled = 1

@@ -1,17 +1,22 @@
-"""What one API call adds to the metrics, with the labels looked up once per model."""
+"""What one API call adds to the metrics and the log, with the labels looked up once per model."""
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
 
+from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from baton.gateway.answer import Answer
     from baton.gateway.output import ChoiceOutput
+
+
+log = logging.getLogger(__name__)
 
 
 class ModelMetrics:
@@ -65,20 +70,21 @@ class CallMetrics:
             self._series.first_token.observe(now - self._arrived)
         output.token_at = now
 
-    def end(self, answer: Answer) -> None:
+    def end(self, answer: Answer, request_id: str) -> None:
         """The call is over: completed, failed, or its client is gone."""
         series = self._series
         series.inflight.dec()
         num_tokens = answer.num_tokens
+        duration_s = time.monotonic() - self._arrived
         series.completion_tokens.inc(num_tokens)
-        series.duration.observe(time.monotonic() - self._arrived)
+        series.duration.observe(duration_s)
+        code = "ok"
         if answer.gone:
+            code = "cancelled"
             series.cancelled.inc()
-            series.ended("cancelled")
         elif answer.error is not None:
-            series.ended(answer.error.code)
+            code = answer.error.code
         else:
-            series.ended("ok")
             series.output_length.observe(num_tokens)
             if num_tokens > 1 and answer.num_choices == 1:
                 series.per_token.observe((self._last - self._first) / (num_tokens - 1))
@@ -86,3 +92,16 @@ class CallMetrics:
             series.prompt_length.observe(len(sink.request.prompt))
             series.prompt_tokens.inc(len(sink.request.prompt))
             series.cached_tokens.inc(sink.cached_tokens)
+        series.ended(code)
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                *event(
+                    "request_finished",
+                    request_id=request_id,
+                    id=answer.sinks[0].request.request_id,
+                    model=answer.model.name,
+                    code=code,
+                    completion_tokens=num_tokens,
+                    duration_s=round(duration_s, 4),
+                )
+            )

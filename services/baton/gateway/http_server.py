@@ -11,11 +11,17 @@ from collections.abc import Iterator
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from baton.core.errors import ConfigError, UnavailableError
 from baton.gateway.answer import OpenAnswers
 from baton.telemetry.rpc import join_address
 
+MAX_HEAD_BYTES = 2**16
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 # Longer than the 60 s for which load balancers keep idle connections, so that they close first.
 _KEEP_ALIVE_S = 75
 # For the last bytes of answers that were ended, and for connections to close.
@@ -46,6 +52,30 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+class _Protocol(HttpToolsProtocol):
+    """Bounds the head of a request, which the parser would collect whatever its size."""
+
+    _in_head = False
+    _head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to the process that it runs in."""
 
@@ -62,7 +92,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -109,7 +109,7 @@ async def _serve(
         if watcher is not None:
             watcher.cancel()
         context.answers.remove(answer)
-        answer.metrics.end(answer)
+        answer.metrics.end(answer, scope["baton.request_id"])
 
 
 async def _watch(receive: Receive, answer: Answer) -> None:

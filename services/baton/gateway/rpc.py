@@ -118,7 +118,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise errors.internal(bug) from bug
         finally:
             self._context.answers.remove(answer)
-            answer.metrics.end(answer)
+            answer.metrics.end(answer, answer.request_id)
 
 
 async def abort(call: ServicerContext, error: BatonError) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -101,6 +102,8 @@ async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Con
     )
     metrics = Metrics()
     metrics.build.labels(baton.__version__).set(1)
+    loop = asyncio.get_running_loop()
+    metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     fleet = Fleet(store, Pool(), config.token, config.gateway, metrics)
     dispatcher = Dispatcher(
         fleet, policy_named(config.router.policy), config.gateway, metrics, [name]

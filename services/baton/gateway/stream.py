@@ -27,6 +27,7 @@ from baton.gateway.prepare import ServedModel
 
 MAX_UNSENT_BYTES = 2**20
 """A client that reads so slowly that more than this waits for it is cut off."""
+_LARGE_EVENT_BYTES = 2**16
 
 _HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -69,6 +70,7 @@ class EventStream(Answer):
         self._include_usage = include_usage
         self._unsent: list[bytes] = []
         self._num_unsent_bytes = 0
+        self._max_unsent_bytes = MAX_UNSENT_BYTES
         self._connection: asyncio.Transport | None = None
 
     @property
@@ -130,7 +132,10 @@ class EventStream(Answer):
                 asyncio.get_running_loop().call_soon(self._flush, self._connection)
         self._unsent.append(event)
         self._num_unsent_bytes += len(event)
-        if self._num_unsent_bytes > MAX_UNSENT_BYTES:
+        if len(event) > _LARGE_EVENT_BYTES:
+            # A long prompt that is echoed is no fault of the client's.
+            self._max_unsent_bytes += len(event)
+        if self._num_unsent_bytes > self._max_unsent_bytes:
             self._too_slow()
 
     async def respond(self, send: Send, headers: Headers, raw_send: Send) -> None:
@@ -174,7 +179,7 @@ class EventStream(Answer):
             return
         data = self._take()
         connection.write(b"%x\r\n%b\r\n" % (len(data), data))
-        if connection.get_write_buffer_size() > MAX_UNSENT_BYTES:
+        if connection.get_write_buffer_size() > self._max_unsent_bytes:
             self._too_slow()
 
     def _too_slow(self) -> None:

@@ -147,6 +147,7 @@ class Metrics:
 
         # The gateway itself
         self.store_up = self._gauge("store_up", "1 while the store answers.")
+        self.tasks = self._gauge("gateway_tasks", "Tasks of the gateway's event loop.")
         self.build = self._gauge("build_info", "Always 1.", ("version",))
 
     def render(self) -> bytes:

@@ -117,8 +117,8 @@ class Effects:
             self._post(lambda: self._feed(entry, written))
 
         try:
-            if not self._peers.can_write_to(entry.peer_id):
-                raise HandoffError(f"not connected to {entry.peer_id[0]}")
+            if self._peers.transport_epoch(entry.peer_id) != action.transport_epoch:
+                raise HandoffError("the target's transport is not the one that was granted for")
             self._transport.send(entry.peer_id[0], action.writes, done, self._settings.write_wait_s)
         except HandoffError as error:
             done(WriteResult((), 0, error=error.message))
@@ -145,7 +145,7 @@ class Effects:
             self._feed(entry, state.NoRoom())
         else:
             self.queue.pop(handoff_id, None)
-            self._feed(entry, state.Reserved(groups))
+            self._feed(entry, state.Reserved(groups, self._transport.transport_epoch))
 
     def _verify(self, entry: Entry, action: state.Verify) -> None:
         peer = self._peers.find(entry.peer_id)

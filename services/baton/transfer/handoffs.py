@@ -130,6 +130,7 @@ class Handoffs:
             self._clock(),
         )
         entry = self._add(key, machine, request, peer)
+        self._peers.note(peer)
         self._feed_if_dead(entry)
         for message in self._parking.take(handoff_id, (peer.worker_id, peer.epoch)):
             self._receive((peer.worker_id, peer.epoch), message)
@@ -277,6 +278,7 @@ class Handoffs:
         self._feed_peer(peer, state.PeerUp())
 
     def on_peer_lost(self, peer: Peer, reason: str) -> None:
+        self._parking.forget(peer.peer_id)
         self._feed_peer(peer, state.PeerLost(reason))
 
     def on_peer_dead(self, peer: Peer) -> None:

@@ -77,9 +77,9 @@ def _split_hashes(group: transfer_pb2.OfferedGroup) -> tuple[bytes, ...]:
     return tuple(raw[i : i + HASH_BYTES] for i in range(0, len(raw), HASH_BYTES))
 
 
-def grant_body(groups: Sequence[ReservedGroup], grant_seq: int = 1) -> transfer_pb2.Grant:
+def grant_body(groups: Sequence[ReservedGroup], transport_epoch: int) -> transfer_pb2.Grant:
     """Everything that is reserved, in one grant."""
-    grant = transfer_pb2.Grant(grant_seq=grant_seq)
+    grant = transfer_pb2.Grant(grant_seq=1, transport_epoch=transport_epoch)
     for group, reserved in enumerate(groups):
         rows = [
             (index, block_id, generation)

@@ -71,6 +71,12 @@ class Parking:
             return refusal(message)
         return None
 
+    def forget(self, peer_id: PeerId) -> None:
+        """The peer is lost: what it offered would be granted to nobody."""
+        gone = [key for key, parked in self._parked.items() if parked.peer_id == peer_id]
+        for key in gone:
+            del self._parked[key]
+
     def expire(self, now: float) -> list[tuple[PeerId, Message]]:
         """Refusals for Offers whose submission never came, and to whom they go."""
         late = [key for key, parked in self._parked.items() if parked.expires <= now]

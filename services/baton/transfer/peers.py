@@ -93,6 +93,10 @@ class Peers:
             self._dial(ref)
         return peer
 
+    def note(self, ref: common_pb2.WorkerRef) -> None:
+        """Keep a record of a worker's life: some handoff of it begins."""
+        self._record(ref.worker_id, ref.epoch)
+
     def find(self, peer_id: PeerId) -> Peer | None:
         return self._peers.get(peer_id)
 
@@ -102,10 +106,11 @@ class Peers:
         if peer is not None and peer.links:
             peer.links[-1].send(message)
 
-    def can_write_to(self, peer_id: PeerId) -> bool:
-        """Whether the transport's connection is to this life of the worker."""
+    def transport_epoch(self, peer_id: PeerId) -> int | None:
+        """Which agent of this life of a worker our transport is connected to, if to any."""
         worker_id, epoch = peer_id
-        return self._connected.get(worker_id, (0, 0))[0] == epoch
+        connected = self._connected.get(worker_id)
+        return connected[1] if connected is not None and connected[0] == epoch else None
 
     def declare_dead(self, worker_id: str, epoch: int) -> None:
         """Someone who knows says that this process is gone."""
@@ -205,7 +210,7 @@ class Peers:
         )
         if gone and not self._events.peer_matters(peer):
             del self._peers[peer.peer_id]
-            if self.can_write_to(peer.peer_id):
+            if self.transport_epoch(peer.peer_id) is not None:
                 self._disconnect(peer)
 
     # --- small parts ---
@@ -231,6 +236,6 @@ class Peers:
         peer.died_at = self._clock()
         peer.links.clear()
         peer.missing_since = None
-        if self.can_write_to(peer.peer_id):
+        if self.transport_epoch(peer.peer_id) is not None:
             self._disconnect(peer)
         self._events.on_peer_lost(peer, f"{peer.worker_id}: {reason}")

@@ -118,8 +118,13 @@ class SourceHandoff:
 
     def _grant(self, event: Received, now: float) -> list[Action]:
         assert self._due is not None, "a grant follows the offer"
+        grant = event.message.grant
+        if self.state is SourceState.OFFERED:
+            self._ledger.transport_epoch = grant.transport_epoch
         try:
-            messages.read_grant(event.message.grant, self._ledger.granted, self._due)
+            if grant.transport_epoch != self._ledger.transport_epoch:
+                raise HandoffError("the target's transport was recreated")
+            messages.read_grant(grant, self._ledger.granted, self._due)
         except HandoffError as error:
             return self._fail(error, now)
         if self.state is not SourceState.OFFERED:

@@ -126,6 +126,7 @@ class Reserved:
 
     kind: ClassVar[str] = "reserved"
     groups: tuple[ReservedGroup, ...]
+    transport_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +240,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Source: send blocks; comes back as Written."""
+    """Source: send blocks through the agent that was granted; comes back as Written."""
 
     write_id: int
     writes: tuple[BlockWrite, ...]
+    transport_epoch: int
 
 
 @dataclass(frozen=True, slots=True)

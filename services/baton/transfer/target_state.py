@@ -134,7 +134,7 @@ class TargetHandoff:
 
     def _reserve(self, event: Reserved, now: float) -> list[Action]:
         self._reserved = event.groups
-        self._grant = messages.grant_body(event.groups)
+        self._grant = messages.grant_body(event.groups, event.transport_epoch)
         self._granted_at = now
         self.state = TargetState.GRANTED
         return [Expect(event.groups), *self._say_grant(event, now)]

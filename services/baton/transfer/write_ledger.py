@@ -25,6 +25,8 @@ class WriteLedger:
         self.granted = [GroupGrant() for _ in num_blocks]
         self.checksums: list[dict[int, int]] = [{} for _ in num_blocks]
         self.num_bytes = 0
+        # Of the agent that the target granted for.
+        self.transport_epoch = 0
         self._ready: list[list[int]] = [[] for _ in num_blocks]
         # Indices that are final but not granted.
         self._waiting: list[list[int]] = [[] for _ in num_blocks]
@@ -86,7 +88,7 @@ class WriteLedger:
     def _start(self, entry: _InFlight) -> Write:
         write_id, self._next_id = self._next_id, self._next_id + 1
         self._in_flight[write_id] = entry
-        return Write(write_id, entry.writes)
+        return Write(write_id, entry.writes, self.transport_epoch)
 
     def settle(self, write_id: int, result: WriteResult) -> bool:
         """Book a write's result; False when it is a late repeat for one that was given up."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61ton/v1/transfer.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\";\n\x0eHandoffRequest\x12)\n\x07message\x18\x01 \x01(\x0b\x32\x18.baton.v1.HandoffMessage\"<\n\x0fHandoffResponse\x12)\n\x07message\x18\x01 \x01(\x0b\x32\x18.baton.v1.HandoffMessage\"\xa4\x04\n\x0eHandoffMessage\x12\x12\n\nhandoff_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x14\n\x0csource_epoch\x18\x03 \x01(\x06\x12\x14\n\x0ctarget_epoch\x18\x04 \x01(\x06\x12 \n\x05hello\x18\n \x01(\x0b\x32\x0f.baton.v1.HelloH\x00\x12 \n\x05offer\x18\x0b \x01(\x0b\x32\x0f.baton.v1.OfferH\x00\x12 \n\x05grant\x18\x0c \x01(\x0b\x32\x0f.baton.v1.GrantH\x00\x12\"\n\x06\x63ommit\x18\r \x01(\x0b\x32\x10.baton.v1.CommitH\x00\x12&\n\x08\x61\x63\x63\x65pted\x18\x0e \x01(\x0b\x32\x12.baton.v1.AcceptedH\x00\x12&\n\x08rejected\x18\x0f \x01(\x0b\x32\x12.baton.v1.RejectedH\x00\x12\"\n\x06status\x18\x10 \x01(\x0b\x32\x10.baton.v1.StatusH\x00\x12&\n\x08withdraw\x18\x11 \x01(\x0b\x32\x12.baton.v1.WithdrawH\x00\x12)\n\x06\x63\x61ncel\x18\x12 \x01(\x0b\x32\x17.baton.v1.CancelHandoffH\x00\x12&\n\x08quiesced\x18\x13 \x01(\x0b\x32\x12.baton.v1.QuiescedH\x00\x12\x1e\n\x04\x66\x61il\x18\x14 \x01(\x0b\x32\x0e.baton.v1.FailH\x00\x12 \n\x05\x66\x65tch\x18\x15 \x01(\x0b\x32\x0f.baton.v1.FetchH\x00\x42\x06\n\x04\x62ody\"\xe4\x01\n\x05Hello\x12#\n\x06worker\x18\x01 \x01(\x0b\x32\x13.baton.v1.WorkerRef\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x14\n\x0cprotocol_min\x18\x03 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x04 \x01(\r\x12\'\n\x06shards\x18\x05 \x03(\x0b\x32\x17.baton.v1.ShardEndpoint\x12#\n\x06groups\x18\x06 \x03(\x0b\x32\x13.baton.v1.GroupSpec\x12\x0b\n\x03pid\x18\x07 \x01(\r\x12\x11\n\tpid_start\x18\x08 \x01(\x04\x12\x0c\n\x04node\x18\t \x01(\t\"~\n\rShardEndpoint\x12\x1e\n\x05shard\x18\x01 \x01(\x0b\x32\x0f.baton.v1.Shard\x12\x17\n\x0ftransport_epoch\x18\x02 \x01(\x06\x12\x10\n\x08metadata\x18\x03 \x01(\x0c\x12\"\n\x06\x61renas\x18\x04 \x03(\x0b\x32\x12.baton.v1.ArenaRef\"v\n\x08\x41renaRef\x12\r\n\x05group\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\r\x12\x0e\n\x06memory\x18\x05 \x01(\t\x12\x11\n\tdevice_id\x18\x06 \x01(\r\"t\n\x05Offer\x12,\n\tsequences\x18\x01 \x03(\x0b\x32\x19.baton.v1.OfferedSequence\x12&\n\x06groups\x18\x02 \x03(\x0b\x32\x16.baton.v1.OfferedGroup\x12\x15\n\rgrant_wait_ms\x18\x03 \x01(\r\"]\n\x0fOfferedSequence\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.baton.v1.BlockIndices\"\x1d\n\x0c\x42lockIndices\x12\r\n\x05index\x18\x01 \x03(\r\"A\n\x0cOfferedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\x12\n\nnum_blocks\x18\x02 \x01(\r\x12\x0e\n\x06hashes\x18\x03 \x01(\x0c\"B\n\x05Grant\x12\x11\n\tgrant_seq\x18\x01 \x01(\r\x12&\n\x06groups\x18\x02 \x03(\x0b\x32\x16.baton.v1.GrantedGroup\"`\n\x0cGrantedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x03(\r\x12\x10\n\x08\x62lock_id\x18\x03 \x03(\r\x12\x12\n\ngeneration\x18\x04 \x03(\r\x12\x0c\n\x04skip\x18\x05 \x03(\r\"b\n\x06\x43ommit\x12.\n\tsequences\x18\x01 \x03(\x0b\x32\x1b.baton.v1.CommittedSequence\x12(\n\x06shards\x18\x02 \x03(\x0b\x32\x18.baton.v1.CommittedShard\"b\n\x11\x43ommittedSequence\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0e\n\x06output\x18\x02 \x03(\r\x12-\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x16.baton.v1.FinishReason\"\\\n\x0e\x43ommittedShard\x12\x0f\n\x07tp_rank\x18\x01 \x01(\r\x12\x0f\n\x07pp_rank\x18\x02 \x01(\r\x12(\n\x06groups\x18\x03 \x03(\x0b\x32\x18.baton.v1.CommittedGroup\"v\n\x0e\x43ommittedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x03(\r\x12\x10\n\x08\x62lock_id\x18\x03 \x03(\r\x12\x12\n\ngeneration\x18\x04 \x03(\r\x12\x10\n\x08\x63hecksum\x18\x05 \x03(\x06\x12\x0e\n\x06hashes\x18\x06 \x01(\x0c\"\n\n\x08\x41\x63\x63\x65pted\")\n\x08Rejected\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x08\n\x06Status\"\n\n\x08Withdraw\"\x1f\n\rCancelHandoff\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\n\n\x08Quiesced\"7\n\x04\x46\x61il\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08quiesced\x18\x03 \x01(\x08\"&\n\x05\x46\x65tch\x12\r\n\x05group\x18\x01 \x01(\r\x12\x0e\n\x06hashes\x18\x02 \x01(\x0c\x32U\n\x0fTransferService\x12\x42\n\x07Handoff\x12\x18.baton.v1.HandoffRequest\x1a\x19.baton.v1.HandoffResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61ton/v1/transfer.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\";\n\x0eHandoffRequest\x12)\n\x07message\x18\x01 \x01(\x0b\x32\x18.baton.v1.HandoffMessage\"<\n\x0fHandoffResponse\x12)\n\x07message\x18\x01 \x01(\x0b\x32\x18.baton.v1.HandoffMessage\"\xa4\x04\n\x0eHandoffMessage\x12\x12\n\nhandoff_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x14\n\x0csource_epoch\x18\x03 \x01(\x06\x12\x14\n\x0ctarget_epoch\x18\x04 \x01(\x06\x12 \n\x05hello\x18\n \x01(\x0b\x32\x0f.baton.v1.HelloH\x00\x12 \n\x05offer\x18\x0b \x01(\x0b\x32\x0f.baton.v1.OfferH\x00\x12 \n\x05grant\x18\x0c \x01(\x0b\x32\x0f.baton.v1.GrantH\x00\x12\"\n\x06\x63ommit\x18\r \x01(\x0b\x32\x10.baton.v1.CommitH\x00\x12&\n\x08\x61\x63\x63\x65pted\x18\x0e \x01(\x0b\x32\x12.baton.v1.AcceptedH\x00\x12&\n\x08rejected\x18\x0f \x01(\x0b\x32\x12.baton.v1.RejectedH\x00\x12\"\n\x06status\x18\x10 \x01(\x0b\x32\x10.baton.v1.StatusH\x00\x12&\n\x08withdraw\x18\x11 \x01(\x0b\x32\x12.baton.v1.WithdrawH\x00\x12)\n\x06\x63\x61ncel\x18\x12 \x01(\x0b\x32\x17.baton.v1.CancelHandoffH\x00\x12&\n\x08quiesced\x18\x13 \x01(\x0b\x32\x12.baton.v1.QuiescedH\x00\x12\x1e\n\x04\x66\x61il\x18\x14 \x01(\x0b\x32\x0e.baton.v1.FailH\x00\x12 \n\x05\x66\x65tch\x18\x15 \x01(\x0b\x32\x0f.baton.v1.FetchH\x00\x42\x06\n\x04\x62ody\"\xe4\x01\n\x05Hello\x12#\n\x06worker\x18\x01 \x01(\x0b\x32\x13.baton.v1.WorkerRef\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x14\n\x0cprotocol_min\x18\x03 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x04 \x01(\r\x12\'\n\x06shards\x18\x05 \x03(\x0b\x32\x17.baton.v1.ShardEndpoint\x12#\n\x06groups\x18\x06 \x03(\x0b\x32\x13.baton.v1.GroupSpec\x12\x0b\n\x03pid\x18\x07 \x01(\r\x12\x11\n\tpid_start\x18\x08 \x01(\x04\x12\x0c\n\x04node\x18\t \x01(\t\"~\n\rShardEndpoint\x12\x1e\n\x05shard\x18\x01 \x01(\x0b\x32\x0f.baton.v1.Shard\x12\x17\n\x0ftransport_epoch\x18\x02 \x01(\x06\x12\x10\n\x08metadata\x18\x03 \x01(\x0c\x12\"\n\x06\x61renas\x18\x04 \x03(\x0b\x32\x12.baton.v1.ArenaRef\"v\n\x08\x41renaRef\x12\r\n\x05group\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x12\n\nnum_blocks\x18\x03 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\r\x12\x0e\n\x06memory\x18\x05 \x01(\t\x12\x11\n\tdevice_id\x18\x06 \x01(\r\"t\n\x05Offer\x12,\n\tsequences\x18\x01 \x03(\x0b\x32\x19.baton.v1.OfferedSequence\x12&\n\x06groups\x18\x02 \x03(\x0b\x32\x16.baton.v1.OfferedGroup\x12\x15\n\rgrant_wait_ms\x18\x03 \x01(\r\"]\n\x0fOfferedSequence\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.baton.v1.BlockIndices\"\x1d\n\x0c\x42lockIndices\x12\r\n\x05index\x18\x01 \x03(\r\"A\n\x0cOfferedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\x12\n\nnum_blocks\x18\x02 \x01(\r\x12\x0e\n\x06hashes\x18\x03 \x01(\x0c\"[\n\x05Grant\x12\x11\n\tgrant_seq\x18\x01 \x01(\r\x12&\n\x06groups\x18\x02 \x03(\x0b\x32\x16.baton.v1.GrantedGroup\x12\x17\n\x0ftransport_epoch\x18\x03 \x01(\x06\"`\n\x0cGrantedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x03(\r\x12\x10\n\x08\x62lock_id\x18\x03 \x03(\r\x12\x12\n\ngeneration\x18\x04 \x03(\r\x12\x0c\n\x04skip\x18\x05 \x03(\r\"b\n\x06\x43ommit\x12.\n\tsequences\x18\x01 \x03(\x0b\x32\x1b.baton.v1.CommittedSequence\x12(\n\x06shards\x18\x02 \x03(\x0b\x32\x18.baton.v1.CommittedShard\"b\n\x11\x43ommittedSequence\x12\x0e\n\x06\x63hoice\x18\x01 \x01(\r\x12\x0e\n\x06output\x18\x02 \x03(\r\x12-\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x16.baton.v1.FinishReason\"\\\n\x0e\x43ommittedShard\x12\x0f\n\x07tp_rank\x18\x01 \x01(\r\x12\x0f\n\x07pp_rank\x18\x02 \x01(\r\x12(\n\x06groups\x18\x03 \x03(\x0b\x32\x18.baton.v1.CommittedGroup\"v\n\x0e\x43ommittedGroup\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x03(\r\x12\x10\n\x08\x62lock_id\x18\x03 \x03(\r\x12\x12\n\ngeneration\x18\x04 \x03(\r\x12\x10\n\x08\x63hecksum\x18\x05 \x03(\x06\x12\x0e\n\x06hashes\x18\x06 \x01(\x0c\"\n\n\x08\x41\x63\x63\x65pted\")\n\x08Rejected\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x08\n\x06Status\"\n\n\x08Withdraw\"\x1f\n\rCancelHandoff\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\n\n\x08Quiesced\"7\n\x04\x46\x61il\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08quiesced\x18\x03 \x01(\x08\"&\n\x05\x46\x65tch\x12\r\n\x05group\x18\x01 \x01(\r\x12\x0e\n\x06hashes\x18\x02 \x01(\x0c\x32U\n\x0fTransferService\x12\x42\n\x07Handoff\x12\x18.baton.v1.HandoffRequest\x1a\x19.baton.v1.HandoffResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,33 +53,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OFFEREDGROUP']._serialized_start=1457
   _globals['_OFFEREDGROUP']._serialized_end=1522
   _globals['_GRANT']._serialized_start=1524
-  _globals['_GRANT']._serialized_end=1590
-  _globals['_GRANTEDGROUP']._serialized_start=1592
-  _globals['_GRANTEDGROUP']._serialized_end=1688
-  _globals['_COMMIT']._serialized_start=1690
-  _globals['_COMMIT']._serialized_end=1788
-  _globals['_COMMITTEDSEQUENCE']._serialized_start=1790
-  _globals['_COMMITTEDSEQUENCE']._serialized_end=1888
-  _globals['_COMMITTEDSHARD']._serialized_start=1890
-  _globals['_COMMITTEDSHARD']._serialized_end=1982
-  _globals['_COMMITTEDGROUP']._serialized_start=1984
-  _globals['_COMMITTEDGROUP']._serialized_end=2102
-  _globals['_ACCEPTED']._serialized_start=2104
-  _globals['_ACCEPTED']._serialized_end=2114
-  _globals['_REJECTED']._serialized_start=2116
-  _globals['_REJECTED']._serialized_end=2157
-  _globals['_STATUS']._serialized_start=2159
-  _globals['_STATUS']._serialized_end=2167
-  _globals['_WITHDRAW']._serialized_start=2169
-  _globals['_WITHDRAW']._serialized_end=2179
-  _globals['_CANCELHANDOFF']._serialized_start=2181
-  _globals['_CANCELHANDOFF']._serialized_end=2212
-  _globals['_QUIESCED']._serialized_start=2214
-  _globals['_QUIESCED']._serialized_end=2224
-  _globals['_FAIL']._serialized_start=2226
-  _globals['_FAIL']._serialized_end=2281
-  _globals['_FETCH']._serialized_start=2283
-  _globals['_FETCH']._serialized_end=2321
-  _globals['_TRANSFERSERVICE']._serialized_start=2323
-  _globals['_TRANSFERSERVICE']._serialized_end=2408
+  _globals['_GRANT']._serialized_end=1615
+  _globals['_GRANTEDGROUP']._serialized_start=1617
+  _globals['_GRANTEDGROUP']._serialized_end=1713
+  _globals['_COMMIT']._serialized_start=1715
+  _globals['_COMMIT']._serialized_end=1813
+  _globals['_COMMITTEDSEQUENCE']._serialized_start=1815
+  _globals['_COMMITTEDSEQUENCE']._serialized_end=1913
+  _globals['_COMMITTEDSHARD']._serialized_start=1915
+  _globals['_COMMITTEDSHARD']._serialized_end=2007
+  _globals['_COMMITTEDGROUP']._serialized_start=2009
+  _globals['_COMMITTEDGROUP']._serialized_end=2127
+  _globals['_ACCEPTED']._serialized_start=2129
+  _globals['_ACCEPTED']._serialized_end=2139
+  _globals['_REJECTED']._serialized_start=2141
+  _globals['_REJECTED']._serialized_end=2182
+  _globals['_STATUS']._serialized_start=2184
+  _globals['_STATUS']._serialized_end=2192
+  _globals['_WITHDRAW']._serialized_start=2194
+  _globals['_WITHDRAW']._serialized_end=2204
+  _globals['_CANCELHANDOFF']._serialized_start=2206
+  _globals['_CANCELHANDOFF']._serialized_end=2237
+  _globals['_QUIESCED']._serialized_start=2239
+  _globals['_QUIESCED']._serialized_end=2249
+  _globals['_FAIL']._serialized_start=2251
+  _globals['_FAIL']._serialized_end=2306
+  _globals['_FETCH']._serialized_start=2308
+  _globals['_FETCH']._serialized_end=2346
+  _globals['_TRANSFERSERVICE']._serialized_start=2348
+  _globals['_TRANSFERSERVICE']._serialized_end=2433
 # @@protoc_insertion_point(module_scope)

@@ -142,12 +142,14 @@ class OfferedGroup(_message.Message):
     def __init__(self, group: _Optional[int] = ..., num_blocks: _Optional[int] = ..., hashes: _Optional[bytes] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("grant_seq", "groups")
+    __slots__ = ("grant_seq", "groups", "transport_epoch")
     GRANT_SEQ_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_EPOCH_FIELD_NUMBER: _ClassVar[int]
     grant_seq: int
     groups: _containers.RepeatedCompositeFieldContainer[GrantedGroup]
-    def __init__(self, grant_seq: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[GrantedGroup, _Mapping]]] = ...) -> None: ...
+    transport_epoch: int
+    def __init__(self, grant_seq: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[GrantedGroup, _Mapping]]] = ..., transport_epoch: _Optional[int] = ...) -> None: ...
 
 class GrantedGroup(_message.Message):
     __slots__ = ("group", "index", "block_id", "generation", "skip")

@@ -81,3 +81,5 @@ def limit_cpu_threads(num_threads: int) -> None:
     """Bound the math libraries' threads; must run before they load."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(num_threads)
+    # Threads that spin while they wait take the cores from other workers on the same machine.
+    os.environ["GOMP_SPINCOUNT"] = "0"

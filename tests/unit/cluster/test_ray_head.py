@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 
-from baton.cluster.ray_head import PROBES, HeadProbe, environment, make_temp_dir
+import pytest
+from baton.cluster.ray_head import PROBES, HeadProbe, check_cluster, environment, make_temp_dir
+from baton.core.errors import ConfigError
 
 
 def test_a_local_ray_has_its_own_token_and_stays_on_loopback() -> None:
@@ -55,3 +57,17 @@ def test_one_failed_probe_is_forgiven() -> None:
     with socket.create_server(("127.0.0.1", port)):
         assert probe.probe()
     assert [probe.probe() for _ in range(PROBES - 1)] == [True] * (PROBES - 1)
+
+
+@pytest.mark.parametrize("address", ["ray://localhost:10001", "localhost", "host:", ":6379"])
+def test_an_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected HOST:PORT"):
+        check_cluster(address)
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_cluster(address)
+    with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}"):
+        check_cluster(address)

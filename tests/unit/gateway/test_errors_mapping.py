@@ -6,10 +6,9 @@ import json
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-
 from baton.core import errors as tree
 from baton.gateway import errors
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 
 
 def all_errors() -> list[type[tree.BatonError]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from baton.core.errors import OverloadedError, UnavailableError, WorkerLostError
 from baton.core.request import FinishReason, Request
 from fakes.gateway import asgi_client, events, make_context, text_tokens
@@ -88,9 +87,7 @@ async def test_stream_has_openais_shape() -> None:
         }
     ]
     assert all(list(e["choices"][0]["delta"]) == ["content"] for e in middle)
-    assert last["choices"] == [
-        {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
-    ]
+    assert last["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]
     assert text_of(found) == TEXT
     assert all("usage" not in e for e in found)
 
@@ -250,17 +247,16 @@ async def test_no_worker_is_503() -> None:
 
 
 async def test_a_request_that_ends_without_its_choices_is_an_error() -> None:
-    generator = FakeGenerator(lambda *_: [])
-    ticket_ended = FakeGenerator(script)
-    ticket_ended.fail_after = 0
-
     class EndsEarly(FakeGenerator):
         async def _play(self, ticket: Any, script: Any) -> None:
             ticket.end(None)
 
-    response = await post(EndsEarly(script))
-    assert response.status_code == 500
-    assert (await post(generator)).json()["choices"][0]["message"]["content"] == ""
+    assert (await post(EndsEarly(script))).status_code == 500
+
+
+async def test_empty_answer_is_an_answer() -> None:
+    silent = FakeGenerator(lambda *_: [])
+    assert (await answer(silent))["choices"][0]["message"]["content"] == ""
 
 
 async def test_tokens_after_a_choices_end_are_ignored() -> None:

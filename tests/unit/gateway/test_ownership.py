@@ -359,4 +359,4 @@ class OwnershipMachine(RuleBasedStateMachine):
 
 
 TestOwnershipMachine = OwnershipMachine.TestCase
-TestOwnershipMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestOwnershipMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -6,12 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from baton.core.errors import BatonError, InvalidRequestError, UnsupportedError
 from baton.gateway import parse
 from baton.gateway.schemas import ChatBody, CompletionBody
+from hypothesis import given
+from hypothesis import strategies as st
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "tiny", "prompt": "hi"}
@@ -303,9 +302,7 @@ def test_parts_of_text_are_joined_and_developer_is_system() -> None:
         ({"role": "user", "content": [{"type": "poem"}]}, "messages[0].content[0]", False),
     ],
 )
-def test_messages_that_are_refused(
-    message: dict[str, Any], param: str, unsupported: bool
-) -> None:
+def test_messages_that_are_refused(message: dict[str, Any], param: str, unsupported: bool) -> None:
     error = refused(parse.messages, chat(messages=[message]))
     assert error.param == param
     assert isinstance(error, UnsupportedError) == unsupported
@@ -333,7 +330,7 @@ FIELDS = st.sampled_from([*ChatBody.model_fields, *CompletionBody.model_fields])
 def test_any_json_is_parsed_or_refused(fields: dict[str, Any]) -> None:
     for model, base in ((ChatBody, CHAT), (CompletionBody, COMPLETION)):
         try:
-            body = parse.parse(model, json.dumps({**base, **fields}).encode())  # type: ignore[type-var]
+            body: Any = parse.parse(model, json.dumps({**base, **fields}).encode())
             parse.stops(body.stop)
             parse.logit_bias(body.logit_bias)
             if isinstance(body, ChatBody):

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
-
 from baton.core.errors import InvalidRequestError, ModelLoadError
 from baton.gateway import chat_template
 from baton.gateway.chat_template import ChatTemplate
 from baton.gateway.tokenizer import Tokenizer
 from fakes.small_tokenizer import CHAT_TEMPLATE, byte_level, write_folder
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 RAW = byte_level()
 # The constructs that well-known models' templates use.
@@ -57,7 +56,7 @@ MESSAGES = st.lists(
 
 
 def reference(template: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=RAW, bos_token="<s>", eos_token="</s>", chat_template=template
     )
 
@@ -69,9 +68,7 @@ def test_rendered_chat_is_that_of_transformers(name: str) -> None:
 
     @given(MESSAGES)
     def check(messages: list[dict[str, str]]) -> None:
-        wanted = theirs.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        wanted = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert ours.render(messages) == wanted
 
     check()

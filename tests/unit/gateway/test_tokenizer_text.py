@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given
-from hypothesis import strategies as st
-
 from baton.core.errors import ContextLengthError, InvalidRequestError, ModelLoadError
 from baton.gateway.tokenizer import INLINE_CHARS, Detokenizer, Tokenizer
 from fakes.gateway import text_tokens
 from fakes.small_tokenizer import byte_level, sentence_piece, write_folder
+from hypothesis import given
+from hypothesis import strategies as st
 
 BYTE_LEVEL = byte_level()
 SENTENCE_PIECE = sentence_piece()
@@ -45,9 +44,7 @@ def test_any_tokens_make_what_decode_makes(ids: list[int]) -> None:
 @given(TEXTS.filter(bool), TEXTS)
 def test_an_answer_goes_on_from_its_prompt(prompt: str, text: str) -> None:
     prompt_ids = SENTENCE_PIECE.encode(prompt, add_special_tokens=False).ids
-    ids = [
-        i for i in SENTENCE_PIECE.encode(text, add_special_tokens=False).ids if i is not None
-    ]
+    ids = [i for i in SENTENCE_PIECE.encode(text, add_special_tokens=False).ids if i is not None]
     whole = SENTENCE_PIECE.decode(prompt_ids + ids)
     before = SENTENCE_PIECE.decode(prompt_ids)
     if "\ufffd" in whole or not before:
@@ -82,7 +79,8 @@ def test_endless_parts_of_characters_are_not_held_back_for_ever() -> None:
     ],
 )
 def test_bytes_of_a_token(tokenizer: tokenizers.Tokenizer, token: str, raw: bytes) -> None:
-    assert Tokenizer(tokenizer).token_bytes(tokenizer.token_to_id(token)) == raw
+    found = tokenizer.token_to_id(token)
+    assert found is not None and Tokenizer(tokenizer).token_bytes(found) == raw
 
 
 @given(TEXTS)

@@ -11,11 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fakes.transfer import FakeHost, due_of, make_request
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
 from baton.core.errors import HandoffError
 from baton.core.request import FinishReason, Request
 from baton.core.settings import TransferSettings
@@ -24,11 +19,16 @@ from baton.transfer.base import BlockWrite, SourceOutput, WriteResult
 from baton.transfer.parking import Parking
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff, TargetState
+from fakes.transfer import FakeHost, due_of, make_request
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 SETTINGS = TransferSettings()
 POOL = 8
 BLOCKS = 3
 LIFETIME_S = 120.0
+SOURCE = ("source", 0)
 
 
 @dataclass(eq=False)
@@ -100,9 +100,9 @@ class Pair(RuleBasedStateMachine):
                 if self.connected:
                     other = "target" if side == "source" else "source"
                     self.wire[other].append(state.Received(message))
-            case state.Write(write_id, writes):
+            case state.Write(write_id, writes, agent):
                 epoch = self.source.epoch
-                self.in_flight.append(InFlight(epoch, self.agent, machine, write_id, writes))
+                self.in_flight.append(InFlight(epoch, agent, machine, write_id, writes))
             case state.Granted():
                 host.granted(key)
             case state.Release():
@@ -110,7 +110,7 @@ class Pair(RuleBasedStateMachine):
             case state.Reserve(num_tokens, hashes, num_blocks):
                 request = self.requests[handoff_id]
                 groups = host.reserve(key, request, num_tokens, hashes, num_blocks)
-                event = state.NoRoom() if groups is None else state.Reserved(groups)
+                event = state.NoRoom() if groups is None else state.Reserved(groups, self.agent)
                 self.feed(side, handoff_id, event)
             case state.Verify():
                 self.verifies.append((handoff_id, action))
@@ -140,7 +140,7 @@ class Pair(RuleBasedStateMachine):
     # --- submissions and the source's engine ---
 
     @precondition(lambda self: len(self.requests) < 12)
-    @rule(at_once=st.sampled_from([True, True, False]))
+    @rule(at_once=st.integers(0, 5).map(lambda n: n < 5))
     def submit(self, at_once: bool) -> None:
         number = len(self.requests)
         handoff_id = bytes([number]) * 16
@@ -162,11 +162,11 @@ class Pair(RuleBasedStateMachine):
             return
         machine = TargetHandoff(identity, {0}, 1, request.deadline, SETTINGS, self.now)
         self.target.machines[identity.handoff_id] = (("t", number), machine)
-        for message in self.target.parking.take(identity.handoff_id, ("s", identity.source_epoch)):
+        for message in self.target.parking.take(identity.handoff_id, SOURCE):
             self.feed("target", identity.handoff_id, state.Received(message))
 
     @precondition(lambda self: self.source.machines)
-    @rule(count=st.integers(1, BLOCKS), ended=st.sampled_from([False, False, False, True]))
+    @rule(count=st.integers(1, BLOCKS), ended=st.integers(0, 7).map(lambda n: n == 7))
     def compute(self, count: int, ended: bool) -> None:
         for handoff_id in list(self.source.machines):
             self.compute_one(handoff_id, count, ended)
@@ -233,7 +233,7 @@ class Pair(RuleBasedStateMachine):
     @precondition(lambda self: self.verifies)
     @rule()
     def finish_check(self) -> None:
-        handoff_id, verify = self.verifies.pop(0)
+        handoff_id, _ = self.verifies.pop(0)
         if self.target.machines[handoff_id][1].state is not TargetState.VERIFYING:
             self.feed("target", handoff_id, state.Verified("too late to matter"))
             return
@@ -257,8 +257,7 @@ class Pair(RuleBasedStateMachine):
         process, message = getattr(self, side), event.message
         entry = process.machines.get(message.handoff_id)
         if entry is None:
-            other = ("s", self.source.epoch)
-            answer = process.parking.receive(other, message, process.epoch, self.now)
+            answer = process.parking.receive(SOURCE, message, process.epoch, self.now)
             if answer is not None and self.connected:
                 self.wire["target" if side == "source" else "source"].append(state.Received(answer))
         elif entry[1].identity.names(message):
@@ -268,8 +267,11 @@ class Pair(RuleBasedStateMachine):
         self.connected = False
         self.wire = {"target": [], "source": []}
 
-    def stream_returns(self, data) -> None:
-        if data.draw(st.booleans()):
+    @precondition(lambda self: not self.connected)
+    @rule(given_up=st.booleans())
+    def stream_returns(self, given_up: bool) -> None:
+        if given_up:
+            self.target.parking.forget(SOURCE)
             self.feed_all("source", state.PeerLost("gone too long"))
             self.feed_all("target", state.PeerLost("gone too long"))
         self.connected = True
@@ -278,13 +280,10 @@ class Pair(RuleBasedStateMachine):
 
     # --- what users and machines do ---
 
-    @precondition(lambda self: self.requests)
+    @precondition(lambda self: self.in_flight or self.target.host.reserved)
     @rule(data=st.data())
     def mishap(self, data) -> None:
         """One rule for all, so that handoffs get far enough to be hit."""
-        if not self.connected:
-            self.stream_returns(data)
-            return
         what = [
             self.cancel,
             self.cancel,
@@ -341,6 +340,7 @@ class Pair(RuleBasedStateMachine):
         self.in_flight = [w for w in self.in_flight if w.source_epoch != self.source.epoch]
         self.source = Process(self._epoch(), FakeHost(POOL))
         self.wire = {"target": [], "source": []}
+        self.target.parking.forget(SOURCE)
         self.feed_all("target", state.PeerLost("crashed"))
         self.feed_all("target", state.PeerDead())
         self.connected = True

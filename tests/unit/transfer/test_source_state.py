@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from baton.core.errors import DeadlineExceededError, HandoffError, InvalidRequestError
+from baton.transfer import state
+from baton.transfer.base import ReservedGroup
+from baton.transfer.messages import grant_body
+from baton.transfer.source_state import TABLE, SourceHandoff, SourceState
+from baton.v1 import transfer_pb2 as pb
 from fakes.handoff_messages import (
+    AGENT,
     DEADLINE,
     DUE,
     ENDED,
@@ -20,13 +27,6 @@ from fakes.handoff_messages import (
     received,
     written,
 )
-
-from baton.core.errors import DeadlineExceededError, HandoffError, InvalidRequestError
-from baton.transfer import state
-from baton.transfer.base import ReservedGroup
-from baton.transfer.messages import grant_body
-from baton.transfer.source_state import TABLE, SourceHandoff, SourceState
-from baton.v1 import transfer_pb2 as pb
 
 NOW = 1.0
 INF = float("inf")
@@ -97,7 +97,7 @@ def accepted() -> SourceHandoff:
     return machine
 
 
-GRANT = received("grant", grant_body(RESERVED))
+GRANT = received("grant", grant_body(RESERVED, AGENT))
 EVENTS: dict[str, state.Event] = {
     "offer": received("offer", pb.Offer()),
     "grant": GRANT,
@@ -115,7 +115,7 @@ EVENTS: dict[str, state.Event] = {
     "failed_write": failed_write(0, quiesced=True),
     "hung_write": failed_write(0, quiesced=False),
     "compute_failed": state.ComputeFailed(OUR_ERROR),
-    "reserved": state.Reserved(RESERVED),
+    "reserved": state.Reserved(RESERVED, AGENT),
     "no_room": state.NoRoom(),
     "room_freed": state.RoomFreed(),
     "verified": state.Verified(None),
@@ -322,7 +322,7 @@ def test_blocks_are_written_as_they_become_final() -> None:
 def test_skipped_blocks_are_neither_written_nor_committed() -> None:
     machine = offered()
     machine.handle(ready(0, 3, LIVE), NOW)
-    _, write = machine.handle(received("grant", grant_body(SKIPPING)), NOW)
+    _, write = machine.handle(received("grant", grant_body(SKIPPING, AGENT)), NOW)
     assert write.writes[0].local == (11, 12)
     (commit_,) = machine.handle(written(0, (1, 2)), NOW)
     assert list(commit_.message.commit.shards[0].groups[0].index) == [1, 2]
@@ -331,9 +331,9 @@ def test_skipped_blocks_are_neither_written_nor_committed() -> None:
 def test_grants_add_up() -> None:
     machine = offered()
     machine.handle(ready(0, 3, LIVE), NOW)
-    first = pb.Grant(grant_seq=1)
+    first = pb.Grant(grant_seq=1, transport_epoch=AGENT)
     first.groups.add(group=0, index=[0], block_id=[20], generation=[5])
-    second = pb.Grant(grant_seq=2)
+    second = pb.Grant(grant_seq=2, transport_epoch=AGENT)
     second.groups.add(group=0, index=[0, 2], block_id=[99, 22], generation=[9, 7], skip=[1])
     _, write = machine.handle(received("grant", first), NOW)
     assert write.writes[0].remote == (20,)
@@ -346,9 +346,22 @@ def test_grants_add_up() -> None:
 
 def test_grant_of_what_was_not_offered_fails_the_handoff() -> None:
     machine = offered()
-    wrong = grant_body((ReservedGroup((1, 2, 3, 4), (1, 1, 1, 1), frozenset()),))
+    wrong = grant_body((ReservedGroup((1, 2, 3, 4), (1, 1, 1, 1), frozenset()),), AGENT)
     actions = machine.handle(received("grant", wrong), NOW)
     assert names(actions) == ["fail(quiesced)", "report_failed", "release"]
+
+
+def test_grant_for_another_agent_voids_the_handoff() -> None:
+    machine = idle()
+    actions = machine.handle(received("grant", grant_body(RESERVED, AGENT + 1)), NOW)
+    assert names(actions) == ["fail(quiesced)", "report_failed", "release"]
+
+
+def test_writes_name_the_agent_that_was_granted_for() -> None:
+    machine = offered()
+    machine.handle(ready(0, 3), NOW)
+    _, write = machine.handle(GRANT, NOW)
+    assert write.transport_epoch == AGENT
 
 
 def test_write_is_sent_again_once() -> None:

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from baton.core.errors import (
+    DeadlineExceededError,
+    HandoffError,
+    InvalidRequestError,
+    OverloadedError,
+)
+from baton.core.settings import TransferSettings
+from baton.transfer import state
+from baton.transfer.base import ReservedGroup
+from baton.transfer.messages import offer_body
+from baton.transfer.target_state import TABLE, TargetHandoff, TargetState
+from baton.v1 import transfer_pb2 as pb
 from fakes.handoff_messages import (
+    AGENT,
     ALL_SKIPPED,
     DEADLINE,
     DUE,
@@ -24,19 +37,6 @@ from fakes.handoff_messages import (
     written,
 )
 
-from baton.core.errors import (
-    DeadlineExceededError,
-    HandoffError,
-    InvalidRequestError,
-    OverloadedError,
-)
-from baton.core.settings import TransferSettings
-from baton.transfer import state
-from baton.transfer.base import ReservedGroup
-from baton.transfer.messages import offer_body
-from baton.transfer.target_state import TABLE, TargetHandoff, TargetState
-from baton.v1 import transfer_pb2 as pb
-
 NOW = 1.0
 
 
@@ -55,7 +55,7 @@ def queued() -> TargetHandoff:
 def granted(reserved: tuple[ReservedGroup, ...] = RESERVED) -> TargetHandoff:
     machine = expecting()
     machine.handle(OFFER, NOW)
-    machine.handle(state.Reserved(reserved), NOW)
+    machine.handle(state.Reserved(reserved, AGENT), NOW)
     return machine
 
 
@@ -121,7 +121,7 @@ EVENTS: dict[str, state.Event] = {
     "written": written(0),
     "failed_write": failed_write(0, quiesced=False),
     "compute_failed": state.ComputeFailed(OUR_ERROR),
-    "reserved": state.Reserved(RESERVED),
+    "reserved": state.Reserved(RESERVED, AGENT),
     "no_room": state.NoRoom(),
     "refused": REFUSED,
     "room_freed": state.RoomFreed(),
@@ -327,7 +327,7 @@ def test_signs_of_life_put_the_deadline_off() -> None:
 def test_grant_says_where_to_write_and_what_to_skip() -> None:
     machine = expecting()
     machine.handle(OFFER, NOW)
-    expect, send = machine.handle(state.Reserved(SKIPPING), NOW)
+    expect, send = machine.handle(state.Reserved(SKIPPING, AGENT), NOW)
     assert expect.groups == SKIPPING
     group = send.message.grant.groups[0]
     assert list(group.index) == [1, 2] and list(group.skip) == [0]
@@ -342,7 +342,7 @@ def test_commit_names_what_to_check() -> None:
 def test_adopts_what_goes_on_and_what_ended() -> None:
     machine = expecting(frozenset({0, 1}))
     machine.handle(received("offer", offer_body(DUE, {0, 1}, 5.0)), NOW)
-    machine.handle(state.Reserved(RESERVED), NOW)
+    machine.handle(state.Reserved(RESERVED, AGENT), NOW)
     outputs = {0: ENDED[0], 1: LIVE[0]}
     machine.handle(received("commit", commit(outputs=outputs)), NOW)
     adopt = machine.handle(state.Verified(None), NOW)[0]
@@ -413,7 +413,7 @@ def test_commit_that_does_not_fit_is_never_checked_in(make: object) -> None:
 def test_checksums_may_be_absent_when_they_are_off() -> None:
     machine = expecting(checksum="off")
     machine.handle(OFFER, NOW)
-    machine.handle(state.Reserved(RESERVED), NOW)
+    machine.handle(state.Reserved(RESERVED, AGENT), NOW)
     assert names(machine.handle(received("commit", commit(sums=())), NOW)) == ["verify"]
 
 

@@ -1,0 +1,93 @@
+"""`baton workers`: asking a gateway and showing what it says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from baton.cli.main import app
+from baton.cli.workers import load_cells, own_url
+from baton.core.settings import GatewaySettings
+from typer.testing import CliRunner
+
+WORKER: dict[str, Any] = {
+    "id": "decode-0",
+    "role": "decode",
+    "model": "baton-tiny",
+    "state": "ready",
+    "reason": "no prefill worker has its KV digest",
+    "pid": 4711,
+    "node": "node-a",
+    "address": "127.0.0.1:1",
+    "epoch": "00ff00ff00ff00ff",
+    "digest": "abcdef0123456789",
+    "transport": "nixl",
+    "load": {"num_blocks": 100, "num_running": 3, "num_waiting": 2, "free_blocks": 60},
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        found = self.path == "/v1/baton/workers"
+        self.send_response(200 if found else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"object": "list", "data": [WORKER]}).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_table_has_a_line_per_worker_and_the_reason(url: str) -> None:
+    result = CliRunner().invoke(app, ["workers", "--url", url])
+    assert result.exit_code == 0, result.output
+    for cell in ("decode-0", "4711", "node-a", "3+2", "40/100", "abcdef01", "nixl"):
+        assert cell in result.output
+    assert "decode-0: no prefill worker has its KV digest" in result.output
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1"])
+def test_json_is_what_the_gateway_said(url: str, suffix: str) -> None:
+    result = CliRunner().invoke(app, ["workers", "--json", "--url", url + suffix])
+    assert json.loads(result.output) == [WORKER]
+
+
+def test_what_is_no_gateway_is_said_to_be_none(url: str) -> None:
+    result = CliRunner().invoke(app, ["workers", "--url", url + "/elsewhere"])
+    assert result.exit_code == 1
+    assert "is not a Baton gateway" in result.output
+
+
+def test_a_gateway_that_is_not_there_is_named() -> None:
+    result = CliRunner().invoke(app, ["workers", "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "no gateway answers at http://127.0.0.1:1" in result.output
+
+
+def test_a_worker_that_has_not_reported_shows_dashes() -> None:
+    assert load_cells({"num_blocks": 7}) == ("-", "-/7")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("10.0.0.1", "http://10.0.0.1:8000"),
+        ("::1", "http://[::1]:8000"),
+    ],
+)
+def test_the_default_url_is_where_the_settings_put_the_gateway(host: str, url: str) -> None:
+    assert own_url(GatewaySettings(host=host)) == url
