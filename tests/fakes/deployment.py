@@ -26,7 +26,7 @@ class Deployment:
     def __init__(self, *flags: str, environment: dict[str, str] | None = None) -> None:
         self._flags = list(flags)
         self._dir = Path(tempfile.mkdtemp(prefix="baton-test-"))
-        self._token_file = self._dir / "token"
+        self.token_file = self._dir / "token"
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("BATON_")},
             **(environment or {}),
@@ -49,7 +49,7 @@ class Deployment:
                 *program,
                 *command,
                 "--token-file",
-                str(self._token_file),
+                str(self.token_file),
                 *self._flags,
             ],
             stdout=log,

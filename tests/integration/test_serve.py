@@ -1,4 +1,4 @@
-"""`baton serve` as a user runs it: Ray, two pools, a real model; killed workers, Ctrl-C."""
+"""`baton serve` as a user sees it: one command up, one Ctrl-C down, and nothing left."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,217 +17,163 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
-MARK = "BATON_TEST_SERVE_MARK"
-START_S = 90.0
-CHAT = [{"role": "user", "content": "Tell me a story about a river."}]
+WAIT_S = 90.0
 
 
-class Serving:
-    """One `baton serve`; its descendants are known by a variable in their environment."""
+class Served:
+    """A `baton serve` with mock workers, and every process that comes of it."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.mark = uuid.uuid4().hex
-        self.output = folder / "serve.log"
-        with self.output.open("wb") as log:
+    def __init__(self, folder: Path, *typed: str) -> None:
+        # Inherited by everything that it starts, whatever session or parent that has.
+        self._mark = f"BATON_TEST_RUN={uuid.uuid4().hex}"
+        name, _, value = self._mark.partition("=")
+        self._out = folder / "out"
+        with self._out.open("wb") as out:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "baton.cli.main", "serve"),
-                    *("--port", "0", "--grpc-port", "0", "--token-file", str(folder / "token")),
-                    *flags,
+                    *("--engine", "mock", "--port", "0", "--grpc-port", "0"),
+                    *("--token-file", str(folder / "token"), *typed),
                 ],
-                stdout=log,
+                stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, MARK: self.mark},
+                env={**os.environ, name: value},
                 start_new_session=True,
             )
-        self.wait_for("readiness", self._find_url, START_S)
 
-    def _find_url(self) -> bool:
-        assert self.process.poll() is None, self.output.read_text()
-        found = re.search(r"Ready in .*?(http://\S+) \(", self.output.read_text())
-        if found:
-            self.url = found[1]
-        return found is not None
+    @property
+    def output(self) -> str:
+        return self._out.read_text(errors="replace")
 
-    def wait_for(self, what: str, done: Callable[[], object], timeout_s: float = 60.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not done():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"no {what}:\n{self.output.read_text()}")
+    def wait_for(self, text: str) -> None:
+        self.until(lambda: text in self.output or self.process.poll() is not None)
+        assert text in self.output, self.output
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, self.output
             time.sleep(0.05)
 
-    def workers(self) -> dict[str, dict[str, Any]]:
-        workers = httpx.get(f"{self.url}/v1/baton/workers", timeout=10).json()["data"]
-        return {worker["id"]: worker for worker in workers}
+    @property
+    def url(self) -> str:
+        found = re.search(r"http://127\.0\.0\.1:\d+", self.output)
+        assert found is not None, self.output
+        return found[0]
 
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def descendants(self) -> dict[int, str]:
-        """Pid to command line of every process that this deployment started, itself included."""
+    def processes(self) -> dict[int, str]:
+        """Those of this deployment that run: pid to command line."""
         found = {}
         for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                pid = int(entry.name)
-                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
-                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                    found[pid] = command.decode(errors="replace")
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and self._mark.encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
         return found
 
-    def stop(self) -> float:
-        """Ctrl-C; the seconds until the process is gone."""
-        started = time.monotonic()
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=30)
-        return time.monotonic() - started
+    def workers(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = httpx.get(f"{self.url}/v1/baton/workers").json()["data"]
+        return [worker for worker in listed if worker["state"] == "ready"]
 
-    def kill_all(self) -> None:
-        for pid in self.descendants():
+    def end(self) -> None:
+        for pid in [self.process.pid, *self.processes()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
+        self.process.wait()
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    running = Serving(tmp_path_factory.mktemp("serve"), "--dtype", "float64")
+@contextlib.contextmanager
+def served(folder: Path, *typed: str) -> Iterator[Served]:
+    running = Served(folder, *typed)
     try:
         yield running
     finally:
-        running.kill_all()
+        running.end()
 
 
-class Stream(threading.Thread):
-    """A streamed chat, read on a thread."""
-
-    def __init__(self, client: openai.OpenAI, **parameters: Any) -> None:
-        super().__init__(daemon=True)
-        self._client = client
-        self._parameters = parameters
-        self.text = ""
-        self.num_chunks = 0
-        self.finish_reason: str | None = None
-        self.error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            chunks: Any = self._client.chat.completions.create(
-                model="baton-tiny",
-                messages=CHAT,  # type: ignore[arg-type]
-                stream=True,
-                **self._parameters,
-            )
-            for chunk in chunks:
-                for choice in chunk.choices:
-                    self.text += choice.delta.content or ""
-                    self.finish_reason = choice.finish_reason
-                self.num_chunks += 1
-        except Exception as error:
-            self.error = error
+def chat(url: str, max_tokens: int) -> httpx.Response:
+    messages = [{"role": "user", "content": "Hello!"}]
+    body = {"model": "baton-tiny", "messages": messages, "max_tokens": max_tokens}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
 
 
-LONG: dict[str, Any] = {
-    "max_tokens": 1500,
-    "temperature": 1.0,
-    "seed": 5,
-    "extra_body": {"ignore_eos": True},
-}
+def test_a_deployment_from_start_to_ctrl_c(tmp_path: Path) -> None:
+    with served(tmp_path, "--prefill", "1", "--decode", "1") as it:
+        it.wait_for("\ncurl ")
+        # The line to paste is a whole command for this very deployment.
+        pasted = shlex.split(it.output.splitlines()[-1])
+        assert pasted[0] == "curl"
+        assert pasted[1] == f"{it.url}/v1/chat/completions"
+        answer = httpx.post(pasted[1], json=json.loads(pasted[-1]), timeout=30)
+        assert answer.status_code == 200, answer.text
 
+        baton = [sys.executable, "-m", "baton.cli.main"]
+        listing = subprocess.check_output([*baton, "workers", "--json", "--url", it.url])
+        assert sorted(worker["id"] for worker in json.loads(listing)) == ["decode-0", "prefill-0"]
 
-def test_workers_are_listed_as_json(serving: Serving) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "baton.cli.main", "workers", "--url", serving.url, "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    listed = json.loads(done.stdout)
-    assert {worker["role"] for worker in listed} == {"prefill", "decode"}
+        taken = it.url.rpartition(":")[2]
+        second = subprocess.run([*baton, "serve", "--port", taken], capture_output=True, text=True)
+        assert second.returncode == 2
+        assert f"127.0.0.1:{taken}: the port is in use" in second.stderr
 
-
-def test_a_killed_worker_is_replaced_under_an_open_stream(serving: Serving) -> None:
-    undisturbed = Stream(serving.client(), **LONG)
-    undisturbed.join(120)
-    assert undisturbed.finish_reason == "length"
-
-    for victim in ("decode-0", "prefill-0"):
-        before = serving.workers()[victim]
-        stream = Stream(serving.client(), **LONG)
-        serving.wait_for("tokens", lambda stream=stream: stream.num_chunks > 20)
-        os.kill(before["pid"], signal.SIGKILL)
-        stream.join(120)
-        assert stream.error is None
-        assert stream.text == undisturbed.text, "a gap or a repeat"
-
-        def is_back(victim: str = victim, epoch: str = before["epoch"]) -> bool:
-            now = serving.workers().get(victim)
-            return now is not None and now["state"] == "ready" and now["epoch"] != epoch
-
-        serving.wait_for(f"another {victim}", is_back)
-    after = Stream(serving.client(), **LONG)
-    after.join(120)
-    assert after.text == undisturbed.text
-
-
-def test_streams_outlive_rays_head(serving: Serving) -> None:
-    epochs = {worker["epoch"] for worker in serving.workers().values()}
-    stream = Stream(serving.client(), **{**LONG, "max_tokens": 4000})
-    serving.wait_for("tokens", lambda: stream.num_chunks > 20)
-    [head] = [pid for pid, command in serving.descendants().items() if "gcs_server" in command]
-    os.kill(head, signal.SIGKILL)
-    stream.join(180)
-    assert stream.error is None
-    assert stream.finish_reason == "length"
-
-    def has_new_workers() -> bool:
-        ready = [w for w in serving.workers().values() if w["state"] == "ready"]
-        return len([w for w in ready if w["epoch"] not in epochs]) >= 2
-
-    serving.wait_for("new workers", has_new_workers, 120)
-    answer = serving.client().chat.completions.create(
-        model="baton-tiny",
-        messages=CHAT,  # type: ignore[arg-type]
-        max_tokens=5,
-    )
-    assert answer.usage is not None
-    assert answer.usage.completion_tokens > 0
-
-
-def test_ctrl_c_ends_streams_with_an_error_and_leaves_no_process(serving: Serving) -> None:
-    stream = Stream(serving.client(), **{**LONG, "max_tokens": 7000})
-    serving.wait_for("tokens", lambda: stream.num_chunks > 5)
-    seconds = serving.stop()
-    stream.join(10)
-    assert isinstance(stream.error, openai.APIError)
-    assert "shutting down" in str(stream.error)
-    assert serving.process.returncode == 0, serving.output.read_text()
-    assert serving.descendants() == {}
-    # Generous: the promise of 5 s is for a machine that does nothing else.
-    assert seconds < 20
-
-
-def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "baton.cli.main", "serve", "--port", port),
-                *("--grpc-port", "0", "--token-file", str(tmp_path / "token")),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
+        worker = it.workers()[0]
+        os.kill(worker["pid"], signal.SIGKILL)
+        it.until(
+            lambda: {w["pid"] for w in it.workers() if w["id"] == worker["id"]} != {worker["pid"]}
         )
-    assert done.returncode == 2
-    assert port in done.stderr
-    assert "in use" in done.stderr
-    assert "Traceback" not in done.stderr
+        it.until(lambda: len(it.workers()) == 2)
+        assert chat(it.url, 4).status_code == 200
+
+        body = {"model": "baton-tiny", "prompt": "Hello", "max_tokens": 8000, "stream": True}
+        with httpx.stream("POST", f"{it.url}/v1/completions", json=body, timeout=30) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: {")
+            it.process.send_signal(signal.SIGINT)
+            last = [line for line in lines if line][-1]
+        error = json.loads(last.removeprefix("data: "))["error"]
+        assert "shutting down" in error["message"]
+        assert it.process.wait(WAIT_S) == 0
+        assert it.processes() == {}
+
+
+def test_streams_outlive_rays_head(tmp_path: Path) -> None:
+    with served(tmp_path, "--aggregated") as it:
+        it.wait_for("\ncurl ")
+        [old] = it.workers()
+        body = {"model": "baton-tiny", "prompt": "Hello", "max_tokens": 8000, "stream": True}
+        with httpx.stream("POST", f"{it.url}/v1/completions", json=body, timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            [head] = [pid for pid, command in it.processes().items() if "gcs_server" in command]
+            os.kill(head, signal.SIGKILL)
+
+            def replaced() -> bool:
+                assert next(lines) is not None
+                return any(worker["id"] != old["id"] for worker in it.workers())
+
+            it.until(replaced)
+            assert next(lines) is not None
+        assert chat(it.url, 4).status_code == 200
+        # With its last stream gone the old worker leaves.
+        it.until(lambda: old["pid"] not in it.processes())
+        assert [worker["id"] for worker in it.workers()] == ["any-0-r1"]
+
+        # A second Ctrl-C does not wait for streams.
+        with httpx.stream("POST", f"{it.url}/v1/completions", json=body, timeout=30) as stream:
+            next(stream.iter_lines())
+            it.process.send_signal(signal.SIGINT)
+            it.process.send_signal(signal.SIGTERM)
+            assert it.process.wait(WAIT_S) == 1
+        it.until(lambda: it.processes() == {})
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_an_interrupted_start_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
+    with served(tmp_path) as it:
+        it.until(lambda: any("gcs_server" in command for command in it.processes().values()))
+        it.process.send_signal(number)
+        assert it.process.wait(WAIT_S) == status
+        it.until(lambda: it.processes() == {})

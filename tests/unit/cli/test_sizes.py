@@ -24,5 +24,5 @@ def test_sizes_with_and_without_units(text: str, num_bytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "MiB", "-1GiB", "12XB", "1 2", "1e9", "0x10"])
 def test_what_is_no_size_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ConfigError, match="--kv-memory .* like 512MiB"):
+    with pytest.raises(ConfigError, match=r"--kv-memory .* like 512MiB"):
         parse_size(text, "--kv-memory")

@@ -60,7 +60,8 @@ async def refused(fake: FakeGenerator, **fields: Any) -> tuple[grpc.aio.AioRpcEr
 
 
 def error_info(error: grpc.aio.AioRpcError) -> Any:
-    trailers: dict[str, Any] = {key: value for key, value in error.trailing_metadata() or ()}
+    metadata: Any = error.trailing_metadata() or ()
+    trailers = dict(metadata)
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     assert (status.code, status.message) == (error.code().value[0], error.details())
     info = error_details_pb2.ErrorInfo()
@@ -280,7 +281,7 @@ async def test_health_follows_readiness(service: str) -> None:
     reason: str | None = "no worker"
     context.not_ready = lambda: reason
     async with served(context) as channel:
-        health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service=service))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         reason = None

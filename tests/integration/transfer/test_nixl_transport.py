@@ -1,0 +1,205 @@
+"""NIXL between two real processes: what is written arrives, and what goes wrong is known."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fakes.nixl_process import BLOCK_BYTES, Child, child, memory_main
+from fakes.transfer import fill, make_arena
+
+from baton.core.errors import HandoffError
+from baton.core.settings import TransferSettings
+from baton.transfer.base import Arena, BlockWrite, WriteResult
+from baton.transfer.checksum import block_checksums
+from baton.transfer.nixl import NixlTransport, fences_node
+
+NUM_BLOCKS = 512
+# Without the kernel's cross-process copy, a receiver takes part in every write, as on a network.
+FENCED = "tcp,self"
+
+
+class Source:
+    """This process's end, connected to a child's memory."""
+
+    def __init__(self, target: Child, settings: TransferSettings) -> None:
+        self.arena = make_arena(NUM_BLOCKS, BLOCK_BYTES)
+        fill(self.arena, range(NUM_BLOCKS), seed=1)
+        self.transport = NixlTransport(f"source-{time.monotonic_ns()}", settings)
+        self.transport.register([self.arena])
+        metadata, self.address = target.answer()
+        self.connect(metadata)
+        self.results: queue.Queue[WriteResult] = queue.Queue()
+
+    def connect(self, metadata: bytes) -> None:
+        remote = Arena(0, self.address, NUM_BLOCKS, BLOCK_BYTES, "DRAM", 0, None)
+        self.transport.connect("target", metadata, [remote])
+
+    def send(self, local: list[int], remote: list[int], timeout_s: float = 20.0) -> None:
+        write = BlockWrite(0, tuple(local), tuple(remote))
+        self.transport.send("target", [write], self.results.put, timeout_s)
+
+    def result(self) -> WriteResult:
+        return self.results.get(timeout=30)
+
+
+@contextlib.contextmanager
+def pair(ucx_tls: str | None = None) -> Iterator[tuple[Source, Child]]:
+    settings = TransferSettings(ucx_tls=ucx_tls)
+    with child(memory_main, NUM_BLOCKS, {"ucx_tls": ucx_tls}) as target:
+        source = Source(target, settings)
+        try:
+            yield source, target
+        finally:
+            source.transport.close()
+
+
+@pytest.fixture(autouse=True)
+def _ucx_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The transport sets these for its process; they must not reach the next test.
+    for name in ("UCX_TLS", "UCX_NET_DEVICES", "UCX_LOG_LEVEL", "NIXL_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("ucx_tls", [None, FENCED])
+def test_scattered_blocks_arrive_with_their_checksums(ucx_tls: str | None) -> None:
+    with pair(ucx_tls) as (source, target):
+        rng = np.random.default_rng(0)
+        local = rng.permutation(NUM_BLOCKS)[:300].tolist()
+        remote = rng.permutation(NUM_BLOCKS)[:300].tolist()
+        source.send(local, remote)
+        result = source.result()
+        assert result.error is None and result.quiesced
+        assert result.num_bytes == 300 * BLOCK_BYTES
+        assert np.array_equal(target.ask("blocks", remote), source.arena.view[local])
+        assert list(result.checksums[0]) == block_checksums(source.arena, local, "xxh3")
+        assert target.ask("num_written") == 300
+
+
+def test_writes_to_a_peer_keep_their_order() -> None:
+    with pair() as (source, target):
+        for i in range(50):
+            source.send([i], [0])
+        assert all(source.result().error is None for _ in range(50))
+        assert np.array_equal(target.ask("blocks", [0])[0], source.arena.view[49])
+
+
+def test_killed_target_is_an_error_and_never_a_hang() -> None:
+    with pair(FENCED) as (source, target):
+        source.send([0], [0])
+        assert source.result().error is None
+        for _ in range(20):
+            source.send(list(range(NUM_BLOCKS)), list(range(NUM_BLOCKS)))
+        target.kill()
+        results = [source.result() for _ in range(20)]
+        assert results[-1].error is not None
+        source.send([0], [0])
+        assert source.result().error is not None
+
+
+def test_write_to_a_frozen_target_may_land_and_says_so_until_it_has() -> None:
+    with pair(FENCED) as (source, target):
+        source.send([0], [0])
+        assert source.result().error is None
+        target.freeze()
+        everything = list(range(NUM_BLOCKS))
+        source.send(everything, everything, timeout_s=0.3)
+        hung = source.result()
+        assert hung.error is not None and not hung.quiesced
+        target.thaw()
+        # The bytes that UCX had queued land now: releasing the request would not have stopped them.
+        late = source.result()
+        assert late.error is not None and late.quiesced
+
+
+def test_frozen_peer_does_not_hold_up_another() -> None:
+    with pair(FENCED) as (source, target), child(
+        memory_main, NUM_BLOCKS, {"ucx_tls": FENCED}
+    ) as other:
+        metadata, address = other.answer()
+        remote = Arena(0, address, NUM_BLOCKS, BLOCK_BYTES, "DRAM", 0, None)
+        source.transport.connect("other", metadata, [remote])
+        source.send([0], [0])
+        assert source.result().error is None
+        target.freeze()
+        everything = list(range(NUM_BLOCKS))
+        source.send(everything, everything, timeout_s=15)
+        done: queue.Queue[WriteResult] = queue.Queue()
+        for _ in range(5):
+            source.transport.send("other", [BlockWrite(0, (1,), (2,))], done.put, 10)
+            assert done.get(timeout=10).error is None
+        assert source.results.empty()
+        target.thaw()
+        assert source.result().error is None
+
+
+def test_recreated_agent_takes_no_write_of_before() -> None:
+    with pair(FENCED) as (source, target):
+        source.send([0, 1], [0, 1])
+        assert source.result().error is None
+        metadata, _ = target.ask("recreate")
+        source.send([2, 3], [2, 3])
+        assert source.result().error is not None
+        assert target.ask("num_written") == 0
+        source.connect(metadata)
+        source.send([4, 5], [6, 7])
+        assert source.result().error is None
+        assert np.array_equal(target.ask("blocks", [6, 7]), source.arena.view[[4, 5]])
+
+
+def test_recreated_source_writes_again() -> None:
+    with pair() as (source, target):
+        source.send([0], [0])
+        assert source.result().error is None
+        before = source.transport.agent_name
+        source.transport.recreate()
+        assert source.transport.agent_name != before
+        with pytest.raises(HandoffError, match="not connected"):
+            source.send([0], [0])
+        metadata, _ = target.ask("recreate")
+        source.connect(metadata)
+        source.send([1], [1])
+        assert source.result().error is None
+        assert target.ask("num_written") == 1
+
+
+def test_blocks_outside_the_arenas_are_refused() -> None:
+    with pair() as (source, _):
+        for local, remote in (([NUM_BLOCKS], [0]), ([0], [NUM_BLOCKS]), ([-1], [0])):
+            with pytest.raises(HandoffError, match="no such block"):
+                source.send(local, remote)
+
+
+def test_disconnected_peer_fails_what_is_queued() -> None:
+    with pair() as (source, _):
+        for _ in range(3):
+            source.send(list(range(NUM_BLOCKS)), list(range(NUM_BLOCKS)))
+        source.transport.disconnect("target")
+        results = [source.result() for _ in range(3)]
+        assert all(r.error is None or r.quiesced for r in results)
+        with pytest.raises(HandoffError, match="not connected"):
+            source.send([0], [0])
+
+
+@pytest.mark.parametrize(
+    ("ucx_tls", "fences"),
+    [
+        (None, False),
+        ("all", False),
+        ("tcp,self", True),
+        ("tcp,posix,sysv", True),
+        ("tcp,cma", False),
+        ("rc,cuda_copy,cuda_ipc", False),
+        ("sm,tcp", False),
+        ("^cma", False),
+        ("^cma,knem,xpmem,cuda_ipc", True),
+        ("^sm,cuda", True),
+    ],
+)
+def test_which_transports_a_new_agent_fences(ucx_tls: str | None, fences: bool) -> None:
+    assert fences_node(ucx_tls) is fences
