@@ -85,7 +85,9 @@ bench-gateway: ## CPU of the gateway per million tokens, against a bare uvicorn 
 
 bench-gpu: ## kernels on a CUDA device: microseconds and GB/s
 	@$(SETUP)
-	@$(BIN)/python -m baton_kernels.bench $(ARGS)
+	@for file in $$(grep -l __main__ kernels/baton_kernels/bench/*.py); do \
+	  $(BIN)/python -m baton_kernels.bench.$$(basename $$file .py) $(ARGS); \
+	done
 
 clean: ## remove caches (not .venv)
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

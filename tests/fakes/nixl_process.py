@@ -13,12 +13,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from fakes.transfer import FakeWorker, due_of, fill, make_arena, make_request
-
 from baton.core.settings import TransferSettings
 from baton.transfer.base import SourceOutput
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2
+from fakes.transfer import FakeWorker, due_of, fill, make_arena, make_request
 
 BLOCK_BYTES = 64 * 1024
 _spawn = multiprocessing.get_context("spawn")

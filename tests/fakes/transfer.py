@@ -247,9 +247,90 @@ class FakeWorker:
         await asyncio.sleep(0)
 
 
-async def until(condition, timeout_s: float = 10.0) -> None:
+async def until(condition, timeout_s: float = 60.0) -> None:
     """Wait until `condition()` holds; how long it takes decides nothing but a failure."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         await asyncio.sleep(0.002)
+
+
+class Handoff:
+    """One handoff between two FakeWorkers, driven step by step."""
+
+    def __init__(
+        self,
+        source: FakeWorker,
+        target: FakeWorker,
+        number: int = 0,
+        *,
+        num_tokens: int = 10,
+        choices: int = 1,
+        attempt: int = 1,
+        deadline: float = 1e9,
+    ) -> None:
+        self.source, self.target = source, target
+        self.handoff_id = number.to_bytes(16, "big")
+        self.attempt = attempt
+        self.request = make_request(num_tokens, choices=choices, seed=number, deadline=deadline)
+        self.source_key: Key = (source.name, number)
+        self.target_key: Key = (target.name, number)
+        self.num_blocks = GROUP.num_blocks(num_tokens)
+        # Source blocks, filled with contents of this handoff.
+        self.ids = tuple(range(self.num_blocks))
+
+    def submit(self, *, source: bool = True, target: bool = True) -> Handoff:
+        """Tell both workers, or one of them."""
+        where = (self.handoff_id, self.request, self.attempt)
+        if target:
+            self.target.handoffs.start_target(
+                where[0], self.target_key, where[1], where[2], self.source.ref
+            )
+        if source:
+            self.source.handoffs.start_source(
+                where[0], self.source_key, where[1], where[2], self.target.ref
+            )
+        return self
+
+    def offer(self) -> Handoff:
+        fill(self.source.arena, self.ids, seed=self.request.seed)
+        self.source.handoffs.offer(due_of(self.source_key, self.request))
+        return self
+
+    def compute(
+        self,
+        first: int = 0,
+        count: int | None = None,
+        outputs: Mapping[int, SourceOutput] | None = None,
+    ) -> Handoff:
+        """Blocks `first` to `first + count` are final; with the last ones come first tokens."""
+        end = self.num_blocks if count is None else first + count
+        done = end == self.num_blocks
+        if done and outputs is None:
+            outputs = {choice: SourceOutput((7,), None) for choice in self.request.outputs}
+        self.source.handoffs.blocks_ready(
+            self.source_key, (first,), (self.ids[first:end],), done, outputs
+        )
+        return self
+
+    def run(self) -> Handoff:
+        """Everything up to the source's last word."""
+        return self.submit().offer().compute()
+
+    @property
+    def ended(self) -> bool:
+        """Both hosts know how it ended."""
+        return all(
+            key in host.handed or key in host.failures
+            for host, key in (
+                (self.source.host, self.source_key),
+                (self.target.host, self.target_key),
+            )
+        )
+
+    def failures(self) -> tuple[BatonError, BatonError]:
+        """Why it failed, at the source and at the target."""
+        return (
+            self.source.host.failures[self.source_key],
+            self.target.host.failures[self.target_key],
+        )

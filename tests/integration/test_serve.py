@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 WAIT_S = 90.0
 

@@ -111,3 +111,20 @@ def test_preemption_does_not_change_tokens(expected: list[Tokens]) -> None:
         running.start_workers(prefill=1, decode=1)
         got = ask_together(running.url, [body for body, _ in wanted])
     assert got == [tokens for _, tokens in wanted]
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_decode_worker_does_not_change_tokens(
+    split: Deployment, expected: list[Tokens]
+) -> None:
+    num_workers = len(split.workers())
+    with ThreadPoolExecutor(1) as thread:
+        answers = thread.submit(ask_together, split.url, bodies())
+        load = {"num_running": 0}
+        while not load.get("num_running"):
+            assert not answers.done(), "nothing was running on the worker to be killed"
+            [load] = [w["load"] for w in split.workers() if w["id"] == "decode-0"]
+        split.kill("decode-0")
+        split.start_worker("decode-0", "decode")
+        assert answers.result() == expected
+    split.wait_ready(num_workers)

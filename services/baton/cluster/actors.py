@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayActorError
 
 from baton.cluster.failure import explain
 from baton.cluster.placement import Placement
-from baton.cluster.pools import SeenWorker, Start, Stop, WorkerStatus, reconcile
+from baton.cluster.pools import SeenWorker, Start, WorkerStatus, reconcile
 from baton.cluster.protocol import ClusterConfig, Event
 from baton.core.errors import BatonError, UnavailableError
 
@@ -84,15 +84,19 @@ class Actors:
         """Hear from the actors, then start and stop what the target asks for."""
         self._listen()
         now = time.monotonic()
-        self._count_crashes(now)
+        starting = any(a.status is WorkerStatus.STARTING for a in self._actors.values())
         seen = [
             SeenWorker(a.worker_id, a.role, a.status, a.retry_at) for a in self._actors.values()
         ]
-        for action in reconcile(self.target, seen, now, self._config.generation):
-            if isinstance(action, Start):
-                self._start(action)
-            elif isinstance(action, Stop):
-                self.stop(action.worker_id, 0.0)
+        actions = reconcile(self.target, seen, now, self._config.generation)
+        # Without its head Ray would block in these until there is one again.
+        if (starting or actions) and self._head_alive():
+            self._count_crashes(now)
+            for action in actions:
+                if isinstance(action, Start):
+                    self._start(action)
+                else:
+                    self.stop(action.worker_id, 0.0)
         self._ask(now)
 
     def remove(self, worker_id: str, grace_s: float) -> None:
@@ -192,6 +196,7 @@ class Actors:
             self._tell(actor, "ready", pid=actor.pid, address=answer["address"], seconds=seconds)
         actor.status = WorkerStatus.READY
         actor.num_failures = 0
+        actor.count_at = 0.0
         actor.ask_at = now + ASK_READY_S
 
     def _hear_of_death(self, actor: _Actor, error: RayActorError) -> None:
@@ -211,9 +216,7 @@ class Actors:
     def _count_crashes(self, now: float) -> None:
         """Ray restarts a crashing constructor for ever and never says so: look."""
         for actor in self._actors.values():
-            if actor.status is WorkerStatus.READY:
-                actor.count_at = 0.0
-            elif actor.status is WorkerStatus.STARTING and now >= actor.count_at:
+            if actor.status is WorkerStatus.STARTING and now >= actor.count_at:
                 # Private, and the only way without Ray's dashboard.
                 table = ray._private.state.actors(actor.handle._actor_id.hex())
                 num_restarts = int(table.get("NumRestarts", 0))

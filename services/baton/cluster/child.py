@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from baton.cluster.processes import kill_session
 from baton.cluster.protocol import ClusterConfig, Command, Event
-from baton.cluster.ray_head import environment
+from baton.cluster.ray_env import environment
 from baton.core import errors
 from baton.core.errors import BatonError, ConfigError, UnavailableError
 

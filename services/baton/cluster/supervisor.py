@@ -14,7 +14,7 @@ from typing import Any
 from baton.cluster.child import Child
 from baton.cluster.pools import targets
 from baton.cluster.protocol import ClusterConfig, Event
-from baton.cluster.ray_head import make_temp_dir
+from baton.cluster.ray_env import make_temp_dir
 from baton.core.errors import BatonError
 from baton.core.settings import PoolSettings
 

@@ -192,6 +192,16 @@ class Handoffs:
         return len(self._open)
 
     @property
+    def num_queued(self) -> int:
+        """Offers that wait for room here."""
+        return len(self._effects.queue)
+
+    @property
+    def num_early(self) -> int:
+        """Handoffs that a peer has spoken of and no gateway yet."""
+        return len(self._parking)
+
+    @property
     def num_quarantined_blocks(self) -> int:
         """Blocks set aside because a peer may still write to them."""
         return self._effects.num_quarantined

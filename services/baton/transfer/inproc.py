@@ -139,6 +139,10 @@ class InprocTransport:
         else:
             _tell(copy, WriteResult(copy.checksums, copy.num_bytes))
 
+    @property
+    def num_held(self) -> int:
+        return len(self._held)
+
     def release_held(self) -> int:
         """Let held writes land now; how many there were."""
         held, self._held = self._held, []

@@ -9,8 +9,9 @@ from baton.transfer.peers import PeerId
 from baton.v1 import transfer_pb2
 
 MAX_PARKED = 4096
-# What may follow an Offer before its submission is here: Withdraw, Cancel, Fail, Quiesced.
 MAX_MESSAGES = 4
+# What a source may say before the submission is here: its Offer, and how it ended.
+EARLY = frozenset({"offer", "withdraw", "fail", "cancel"})
 UNKNOWN = "unknown"
 
 
@@ -22,7 +23,7 @@ class _Parked:
 
 
 class Parking:
-    """Keeps Offers that overtook their submission, and what follows them, for `wait_s`."""
+    """Keeps what overtook its submission, Offers above all, for `wait_s`."""
 
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
@@ -46,7 +47,9 @@ class Parking:
         """
         body = message.WhichOneof("body")
         if message.target_epoch == my_epoch:
-            return self._as_target(peer_id, message, body or "", now)
+            if body in EARLY and self._park(peer_id, message, now):
+                return None
+            return refusal(message) if body in ("offer", "commit", "status") else None
         if message.source_epoch != my_epoch:
             return None
         if body == "grant":
@@ -55,21 +58,20 @@ class Parking:
             return _reply(message, quiesced=transfer_pb2.Quiesced())
         return None
 
-    def _as_target(
-        self, peer_id: PeerId, message: Message, body: str, now: float
-    ) -> Message | None:
+    def _park(self, peer_id: PeerId, message: Message, now: float) -> bool:
         parked = self._parked.get(message.handoff_id)
-        if body == "offer" and parked is None and len(self._parked) < MAX_PARKED:
-            self._parked[message.handoff_id] = _Parked(peer_id, now + self._wait_s, [message])
-            return None
-        if parked is not None and parked.peer_id == peer_id:
-            # An Offer said again is the same one.
-            if body != "offer" and len(parked.messages) < MAX_MESSAGES:
-                parked.messages.append(message)
-            return None
-        if body in ("offer", "commit", "status"):
-            return refusal(message)
-        return None
+        if parked is None:
+            if len(self._parked) >= MAX_PARKED:
+                return False
+            parked = _Parked(peer_id, now + self._wait_s)
+            self._parked[message.handoff_id] = parked
+        if parked.peer_id != peer_id:
+            return False
+        body = message.WhichOneof("body")
+        repeated = any(earlier.WhichOneof("body") == body for earlier in parked.messages)
+        if not repeated and len(parked.messages) < MAX_MESSAGES:
+            parked.messages.append(message)
+        return True
 
     def forget(self, peer_id: PeerId) -> None:
         """The peer is lost: what it offered would be granted to nobody."""
@@ -78,7 +80,7 @@ class Parking:
             del self._parked[key]
 
     def expire(self, now: float) -> list[tuple[PeerId, Message]]:
-        """Refusals for Offers whose submission never came, and to whom they go."""
+        """Refusals for what came without a submission, and to whom they go."""
         late = [key for key, parked in self._parked.items() if parked.expires <= now]
         gone = [self._parked.pop(key) for key in late]
         return [(parked.peer_id, refusal(parked.messages[0])) for parked in gone]

@@ -327,6 +327,7 @@ class SourceHandoff:
         return HandoffTiming(
             grant_wait_s=max(0.0, granted - self._offered_at) if self._offered_at else 0.0,
             transfer_s=max(0.0, committed - granted),
+            verify_s=max(0.0, now - committed),
             num_bytes=self._ledger.num_bytes,
         )
 

@@ -6,7 +6,8 @@ import os
 import socket
 
 import pytest
-from baton.cluster.ray_head import PROBES, HeadProbe, check_cluster, environment, make_temp_dir
+from baton.cluster.ray_env import environment, make_temp_dir
+from baton.cluster.ray_head import PROBES, HeadProbe, check_cluster
 from baton.core.errors import ConfigError
 
 

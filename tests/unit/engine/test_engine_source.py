@@ -197,6 +197,13 @@ def test_past_the_bound_only_a_few_are_offered_ahead() -> None:
     assert offered(driver) == [("s", i) for i in range(1, 5)]
 
 
+def test_past_the_bound_a_released_prompt_waits_for_no_grant() -> None:
+    driver = bounded()
+    driver.step()
+    driver.engine.release(("s", 1))
+    assert [row.key for row in driver.step().rows] == [("s", 1)]
+
+
 def test_past_the_bound_plain_requests_are_computed() -> None:
     driver = bounded()
     driver.add(("s", 3), request(prompt(5, seed=3), max_tokens=1))

@@ -139,6 +139,17 @@ def test_youngest_gives_its_blocks_back_first() -> None:
     assert len(driver.tokens[(("s", 1), 0)]) == 16
 
 
+def test_preempted_sequence_goes_before_those_that_never_ran() -> None:
+    driver = Driver(kv_blocks=8)
+    for i in range(2):
+        driver.add(("s", i), request(prompt(12, seed=i), max_tokens=16))
+    driver.step()
+    driver.add(("s", 2), request(prompt(4, seed=2), max_tokens=1))
+    driver.run()
+    # There was room for the third long before there was for the second again.
+    assert [key[1] for (key, _) in driver.finished] == [0, 2, 1]
+
+
 def test_sequence_that_outgrows_the_pool_fails_by_name_and_others_go_on() -> None:
     driver = Driver(kv_blocks=8)
     driver.add(("s", 0), request(prompt(12), max_tokens=100))
