@@ -67,7 +67,7 @@ def _name(action: state.Action) -> str:
             if body == "fail":
                 return "fail(quiesced)" if message.fail.quiesced else "fail"
             return body
-        case state.Unreserve(quarantine):
+        case state.Unreserve(quarantine, _):
             return "quarantine" if quarantine else "unreserve"
         case state.Report(error, _):
             return "report" if error is None else "report_failed"

@@ -81,7 +81,11 @@ def test_a_kv_pool_that_does_not_fit_is_refused(running: Deployment) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "word"),
-    [("truncated", "model.safetensors"), ("pickle", "safetensors"), ("architecture", "served are Llama")],
+    [
+        ("truncated", "model.safetensors"),
+        ("pickle", "safetensors"),
+        ("architecture", "served are Llama"),
+    ],
 )
 def test_a_bad_model_folder_is_refused(
     running: Deployment, tmp_path: Path, damage: str, word: str

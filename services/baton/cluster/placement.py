@@ -32,8 +32,9 @@ def place(
     cores = resources["cores"] if local else resources.get("CPU", 1)
     num_threads = groups.engine.num_threads or max(1, int(cores / max(1, num_workers)))
     options: dict[str, Any] = {
-        # A local Ray counts nothing. In a shared cluster a worker is somebody's CPU, so claim one.
-        "num_cpus": 0 if local else 1,
+        # A local Ray counts nothing. In a shared cluster a worker is somebody's CPU, so claim one,
+        # or as much as leaves room for all: Ray would let the last ones wait for ever.
+        "num_cpus": 0 if local else _share(resources.get("CPU", 1), num_workers),
         # Ray starts a dead worker again, as often as it dies; its requests are replayed by the
         # gateway and never by Ray.
         "max_restarts": -1,
@@ -46,12 +47,15 @@ def place(
     num_gpus = resources.get("GPU", 0)
     if groups.engine.kind == "torch" and groups.model.device != "cpu":
         if num_gpus:
-            per_gpu = math.ceil(num_workers / num_gpus)
-            # Rounded down: Ray counts in ten-thousandths.
-            options["num_gpus"] = 1 if per_gpu <= 1 else math.floor(10_000 / per_gpu) / 10_000
+            options["num_gpus"] = _share(num_gpus, num_workers)
         elif groups.model.device == "cuda":
-            where = "this machine" if local else f"the Ray cluster at {groups.cluster.ray_address}"
-            raise ConfigError(
-                f"--device cuda: Ray finds no GPU on {where}; use --device cpu or auto"
-            )
+            where = "on this machine" if local else "in its cluster"
+            raise ConfigError(f"--device cuda: Ray finds no GPU {where}; use --device cpu or auto")
     return Placement(num_threads, options)
+
+
+def _share(amount: float, num_workers: int) -> float:
+    """One each, or an equal part of one; a part never spans two."""
+    sharers = math.ceil(num_workers / amount)
+    # Rounded down: Ray counts in ten-thousandths.
+    return 1 if sharers <= 1 else math.floor(10_000 / sharers) / 10_000

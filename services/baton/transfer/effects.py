@@ -28,7 +28,9 @@ class Entry:
     key: Key
     machine: SourceHandoff | TargetHandoff
     peer_id: PeerId
-    request: Request
+    request_id: str
+    # None once it has ended: prompts are long, and ended handoffs are kept for a while.
+    request: Request | None
     num_quarantined: int = 0
 
 
@@ -83,8 +85,11 @@ class Effects:
                 self._verify(entry, action)
             case state.Adopt(outputs):
                 host.adopt(key, outputs)
-            case state.Unreserve(quarantine):
-                self._unreserve(entry, quarantine)
+            case state.Unreserve(quarantine, num_blocks):
+                if quarantine:
+                    entry.num_quarantined = num_blocks
+                    self.num_quarantined += num_blocks
+                host.unreserve(key, quarantine=quarantine)
             case state.Lift():
                 self.num_quarantined -= entry.num_quarantined
                 entry.num_quarantined = 0
@@ -100,7 +105,7 @@ class Effects:
             *log_event(
                 "handoff_failed",
                 handoff=entry.machine.identity.handoff_id.hex(),
-                request_id=entry.request.request_id,
+                request_id=entry.request_id,
                 side="source" if isinstance(entry.machine, SourceHandoff) else "target",
                 peer=entry.peer_id[0],
                 code=error.code,
@@ -127,6 +132,7 @@ class Effects:
 
     def _reserve(self, entry: Entry, action: state.Reserve) -> None:
         handoff_id = entry.machine.identity.handoff_id
+        assert entry.request is not None, "it has not ended"
         if self.queue and next(iter(self.queue)) != handoff_id:
             # Others wait already; a small offer must not starve a large one.
             self.queue[handoff_id] = entry
@@ -155,10 +161,3 @@ class Effects:
             common_algorithm(self._arenas, theirs),
             lambda problem: self._feed(entry, state.Verified(problem)),
         )
-
-    def _unreserve(self, entry: Entry, quarantine: bool) -> None:
-        if quarantine:
-            assert isinstance(entry.machine, TargetHandoff), "only targets reserve"
-            entry.num_quarantined = entry.machine.num_granted
-            self.num_quarantined += entry.num_quarantined
-        self._host.unreserve(entry.key, quarantine=quarantine)

@@ -146,7 +146,7 @@ class Handoffs:
         request: Request,
         peer: common_pb2.WorkerRef,
     ) -> Entry:
-        entry = Entry(key, machine, (peer.worker_id, peer.epoch), request)
+        entry = Entry(key, machine, (peer.worker_id, peer.epoch), request.request_id, request)
         handoff_id = machine.identity.handoff_id
         self._entries[handoff_id] = self._open[handoff_id] = self._by_key[key] = entry
         return entry
@@ -344,6 +344,7 @@ class Handoffs:
             return
         del self._open[handoff_id]
         del self._by_key[entry.key]
+        entry.request = None
         self._ended.append((self._clock() + REMEMBER_S, handoff_id))
         if self._effects.queue.pop(handoff_id, None) is not None:
             # It was in others' way.

@@ -94,7 +94,12 @@ class SourceHandoff:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take an event; the actions are to be done in order."""
         step = TABLE.get((self.state, event.kind))
-        return step(self, event, now) if step else []
+        actions = step(self, event, now) if step else []
+        if self.closed and not self.may_land:
+            # It is remembered for a while; its lists of blocks and hashes need not be.
+            self._ledger = WriteLedger(())
+            self._due = self._outputs = None
+        return actions
 
     # --- the way to the commit ---
 

@@ -301,6 +301,8 @@ class Unreserve:
     """Target: give the blocks back, or set them aside while a write may land."""
 
     quarantine: bool
+    # How many a write may land in.
+    num_blocks: int
 
 
 @dataclass(frozen=True, slots=True)

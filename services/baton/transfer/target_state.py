@@ -107,7 +107,12 @@ class TargetHandoff:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take an event; the actions are to be done in order."""
         step = TABLE.get((self.state, event.kind))
-        return step(self, event, now) if step else []
+        actions = step(self, event, now) if step else []
+        if self.closed:
+            # It is remembered for a while; its lists of blocks and hashes need not be.
+            self._wanted = self._grant = None
+            self._reserved, self._outputs = (), {}
+        return actions
 
     # --- the way to the batch ---
 
@@ -191,7 +196,7 @@ class TargetHandoff:
         """Every choice ended on the source: nothing to adopt, and nothing went wrong."""
         actions: list[Action] = []
         if self.state is TargetState.GRANTED:
-            actions.append(Unreserve(quarantine=False))
+            actions.append(Unreserve(False, self.num_granted))
         self.state = TargetState.DONE
         self.due_at = float("inf")
         return [*actions, Report(None, self._timing(now))]
@@ -262,7 +267,7 @@ class TargetHandoff:
             # A verified commit says that all writes are done, a grant of nothing allows none.
             writable = self.state is TargetState.GRANTED and self.num_granted > 0
             end = TargetState.QUARANTINED if writable and may_land else TargetState.DONE
-            actions.append(Unreserve(quarantine=end is TargetState.QUARANTINED))
+            actions.append(Unreserve(end is TargetState.QUARANTINED, self.num_granted))
         if report:
             actions.append(Report(error, self._timing(now)))
         self.state = end

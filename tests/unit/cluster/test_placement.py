@@ -37,6 +37,11 @@ def test_workers_of_a_shared_cluster_claim_a_cpu_and_spread() -> None:
     assert placed.options["scheduling_strategy"] == "SPREAD"
 
 
+def test_workers_of_a_small_shared_cluster_all_find_room() -> None:
+    placed = place(groups(), {"cores": 2, "CPU": 2}, 3, local=False)
+    assert placed.options["num_cpus"] == 0.5
+
+
 def test_restarts_are_rays_and_replays_are_not() -> None:
     options = place(groups(), {"cores": 2.0}, 2, local=True).options
     assert (options["max_restarts"], options["max_task_retries"]) == (-1, 0)

@@ -117,7 +117,7 @@ class Pair(RuleBasedStateMachine):
             case state.Adopt(outputs):
                 self.check_contents(handoff_id, machine)
                 host.adopt(key, outputs)
-            case state.Unreserve(quarantine):
+            case state.Unreserve(quarantine, _):
                 host.unreserve(key, quarantine=quarantine)
             case state.Lift():
                 host.lift_quarantine(key)

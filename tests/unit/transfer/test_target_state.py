@@ -421,7 +421,7 @@ def test_corrupt_block_frees_the_room_for_commit_said_that_writes_are_done() -> 
     machine = verifying()
     rejected, unreserve, report = machine.handle(state.Verified("block 3 differs"), NOW)
     assert rejected.message.rejected.code == "checksum_mismatch"
-    assert unreserve == state.Unreserve(quarantine=False)
+    assert unreserve == state.Unreserve(quarantine=False, num_blocks=3)
     assert isinstance(report.error, HandoffError) and report.error.retryable
 
 
