@@ -3,7 +3,7 @@
     python scripts/train_tiny.py --out services/baton/embedded/baton_tiny
 
 It trains a byte-level BPE tokenizer and a Llama of about 1.4 million parameters on one CPU core,
-in about 25 minutes, from word definitions (WordNet), Python's documentation and dialogues written
+in about half an hour, from word definitions (WordNet), Python's documentation and dialogues written
 for it (see tiny_text.py and tiny_talk.py), and writes a Hugging Face folder in bf16. The Debian
 packages that hold the texts are fetched into --work unless they are installed. The same seed, text
 and versions give the same weights on the same kind of CPU. A run that was stopped goes on from the

@@ -11,7 +11,7 @@ from baton.core.request import Request, SamplingParams
 from baton.core.settings import GatewaySettings
 from baton.gateway.dispatch import Dispatcher, Running
 from baton.gateway.fleet import Fleet
-from baton.router.policy.base import policy_named
+from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
 from baton.telemetry.metrics import Metrics
 from fakes.memory_store import MemoryStore

@@ -9,7 +9,7 @@ import random
 import pytest
 from baton.gateway.dispatch import Dispatcher
 from baton.gateway.fleet import Fleet
-from baton.router.policy.base import policy_named
+from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
 from baton.store.embedded import EmbeddedStore, EmbeddedStoreServer
 from baton.telemetry import rpc

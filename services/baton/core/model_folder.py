@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from baton.core.errors import ModelLoadError
+from baton.core.errors import ConfigError, ModelLoadError
 
 EMBEDDED = "baton-tiny"
 """The source name of the model inside the package."""
@@ -120,6 +120,16 @@ def context_length(config: dict[str, Any]) -> int:
         if value := _field(config, name):
             return _positive(name, value)
     raise ModelLoadError("config.json has no max_position_embeddings; add the context length there")
+
+
+def served_length(config: dict[str, Any], wanted: int | None) -> int:
+    """`wanted`, or the model's context length. Raises ConfigError when the model has less."""
+    longest = context_length(config)
+    if wanted is not None and wanted > longest:
+        raise ConfigError(
+            f"--max-model-len {wanted} is beyond the model's context length of {longest}"
+        )
+    return wanted or longest
 
 
 def vocab_size(config: dict[str, Any]) -> int:

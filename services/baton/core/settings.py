@@ -57,7 +57,7 @@ class EngineSettings(Group):
     deterministic: bool = False
     """Reserved: batch-invariant numerics. Refused until the engine has them."""
     num_threads: int | None = Field(None, ge=1)
-    """CPU threads of a worker; by default the cores divided by the workers on this machine."""
+    """CPU threads of a worker; by default the cores, divided by the workers that Baton starts."""
     mock_prefill_us_per_token: float = Field(20.0, ge=0)
     """Mock engine: microseconds of compute for a prompt token."""
     mock_step_ms: float = Field(10.0, ge=0)
@@ -103,15 +103,17 @@ class GatewaySettings(Group):
 class RouterSettings(Group):
     """Which worker gets a request."""
 
-    policy: str = "least_loaded"
-    """round_robin or least_loaded."""
+    policy: Literal["least_loaded", "round_robin"] = "least_loaded"
+    """How workers are chosen."""
 
 
 class WorkerSettings(Group):
     """A worker process apart from its engine."""
 
     host: str = "127.0.0.1"
-    """Address that the worker's gRPC server listens on; its port is dynamic."""
+    """Address that the worker's gRPC server listens on and is reached at; its port is dynamic.
+
+    With workers on several nodes, each needs an address of its own node here."""
     role: Literal["prefill", "decode", "any"] = "any"
     """What the worker is for."""
     worker_id: str | None = None

@@ -18,6 +18,7 @@ from baton.gateway.session import Loss, WorkerSession
 from baton.gateway.worker_view import WorkerView, export_gauges, role_name
 from baton.router.pool import Pool, Role
 from baton.store.base import Store, WatchEvent
+from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, common_version
@@ -140,7 +141,7 @@ class Fleet:
                 self._apply(change)
             except Exception:
                 # One worker's odd entry must not hide all others.
-                log.exception("bad_lease", extra={"key": change.key})
+                log.exception(*event("bad_lease", key=change.key))
 
     def _apply(self, change: WatchEvent) -> None:
         worker_id = change.key.removeprefix(PREFIX)
@@ -148,7 +149,7 @@ class Fleet:
             lease = common_pb2.WorkerLease.FromString(change.value)
             worker = lease.worker
             if worker.worker_id != worker_id or not worker.epoch or not worker.address:
-                log.error("bad_lease", extra={"key": change.key})
+                log.error(*event("bad_lease", key=change.key))
                 return
             self._take_lease(worker_id, lease)
         elif change.kind == "deleted":
@@ -219,7 +220,7 @@ class Fleet:
         known.was_up = True
         known.backoff_s = FIRST_BACKOFF_S
         self.pool.set_up(known.row, True)
-        log.info("worker_up", extra={"worker": session.worker.worker_id})
+        log.info(*event("worker_up", worker=session.worker.worker_id))
         self.on_room()
 
     def on_down(self, session: WorkerSession, reason: str) -> None:
@@ -232,7 +233,7 @@ class Fleet:
         known = self._by_session.pop(session)
         assert known.row is not None
         worker_id = session.worker.worker_id
-        log.warning("worker_lost", extra={"worker": worker_id, "reason": loss.reason})
+        log.warning(*event("worker_lost", worker=worker_id, reason=loss.reason))
         self._metrics.worker_losses.labels(role_name(known.lease), loss.cause).inc()
         del self._by_row[known.row]
         self.pool.remove(known.row)

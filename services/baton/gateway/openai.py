@@ -26,7 +26,7 @@ from baton.gateway.schemas import ChatBody, CompletionBody, GenerationBody
 from baton.gateway.stream import EventStream
 from baton.telemetry.logging import event
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 B = TypeVar("B", bound=GenerationBody)
 
@@ -75,7 +75,7 @@ class Endpoint(ABC, Generic[B]):
             series.ended(error.code)
             raise
         except Exception as bug:
-            logger.exception(*event("request_failed", request_id=scope["baton.request_id"]))
+            log.exception(*event("request_failed", request_id=scope["baton.request_id"]))
             series.ended(BatonError.code)
             raise errors.internal(bug) from bug
 
@@ -103,6 +103,7 @@ async def _serve(
         answer.client_gone()
         raise
     except Exception as bug:
+        log.exception(*event("request_failed", request_id=scope["baton.request_id"]))
         answer.fail(errors.internal(bug))
         raise
     finally:

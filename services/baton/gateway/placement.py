@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from baton.core.errors import BatonError, WorkerLostError, from_code
+from baton.core.errors import BatonError, from_code
 from baton.core.request import TokenLogprobs
+from baton.gateway.errors import internal
 from baton.gateway.ownership import Ownership, Side
 from baton.gateway.session import WorkerSession
 from baton.router.pool import Booking, Pool
+from baton.telemetry.logging import event
 from baton.v1 import session_pb2
 
 log = logging.getLogger(__name__)
@@ -91,8 +93,8 @@ class Part:
             ended = self._ownership.row(self.attempt, choice, position, token, flags, logprobs)
         except Exception as error:
             # One request's broken sink must not end the stream that it shares.
-            log.exception("sink_failed", extra={"request_id": self._ownership.request.request_id})
-            self._ownership.fail(BatonError(f"internal error: {error}"))
+            log.exception(*event("sink_failed", request_id=self._ownership.request.request_id))
+            self._ownership.fail(internal(error))
             ended = True
         if ended:
             self._owner.on_finished()
@@ -108,8 +110,6 @@ class Part:
         elif kind == SlotEvent.KIND_FAILED:
             error = from_code(slot_event.code, slot_event.message)
             self._fail(error, retryable=slot_event.retryable)
-        elif kind == SlotEvent.KIND_CANCELLED:
-            self._fail(WorkerLostError("the worker dropped the request"), retryable=True)
 
     def _adopted(self, timing: session_pb2.HandoffTiming) -> None:
         self._is_adopted = True

@@ -26,7 +26,7 @@ from baton.telemetry import rpc
 from baton.telemetry.logging import event
 from baton.v1 import inference_pb2, inference_pb2_grpc
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _HEALTH_INTERVAL_S = 0.2
@@ -94,7 +94,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             series.ended(error.code)
             raise
         except Exception as bug:
-            logger.exception(*event("request_failed", request_id=request.request_id))
+            log.exception(*event("request_failed", request_id=request.request_id))
             series.ended(BatonError.code)
             raise errors.internal(bug) from bug
 
@@ -113,7 +113,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             answer.client_gone()
             raise
         except Exception as bug:
-            logger.exception(*event("request_failed", request_id=answer.request_id))
+            log.exception(*event("request_failed", request_id=answer.request_id))
             answer.fail(errors.internal(bug))
             raise errors.internal(bug) from bug
         finally:

@@ -21,7 +21,7 @@ from baton.gateway.http_server import HttpServer
 from baton.gateway.prepare import ServedModel
 from baton.gateway.rpc import RpcServer
 from baton.gateway.tokenizer import Tokenizer
-from baton.router.policy.base import policy_named
+from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
 from baton.store.base import Store
 from baton.store.connect import connect
@@ -96,7 +96,7 @@ async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Con
     served = ServedModel(
         name=name,
         tokenizer=tokenizer,
-        context_length=config.model.max_model_len or model_folder.context_length(document),
+        context_length=model_folder.served_length(document, config.model.max_model_len),
         vocab_size=model_folder.vocab_size(document),
         created=int(time.time()),
     )

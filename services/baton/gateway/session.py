@@ -21,6 +21,7 @@ from baton.core.clock import Clock
 from baton.core.errors import BatonError, WorkerLostError
 from baton.core.request import TokenLogprobs
 from baton.telemetry import rpc
+from baton.telemetry.logging import event
 from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
 from baton.wire.frames import frame_logprobs
 from baton.wire.version import PROTOCOL_MAX
@@ -184,8 +185,8 @@ class WorkerSession:
         try:
             loss = await self._keep_open()
         except Exception as error:
-            log.exception("session_failed", extra={"worker": self.worker.worker_id})
-            loss = Loss("error", f"internal error: {error}")
+            log.exception(*event("session_failed", worker=self.worker.worker_id))
+            loss = Loss("error", f"internal error ({type(error).__name__})")
         if not self._closing:
             self._give_up(loss)
 
@@ -315,7 +316,7 @@ class WorkerSession:
 
     def _set_down(self, reason: str) -> None:
         """The stream is lost. Unsent submissions stay queued; the worker drops unlisted slots."""
-        log.warning("session_down", extra={"worker": self.worker.worker_id, "reason": reason})
+        log.warning(*event("session_down", worker=self.worker.worker_id, reason=reason))
         self.is_up = False
         self._forgotten.clear()
         self._stop_forget_timer()

@@ -115,8 +115,8 @@ def check_increment(by: int) -> None:
 class Outage:
     """Remembers whether the store is down, so that it is logged once per outage."""
 
-    def __init__(self, logger: logging.Logger, url: str) -> None:
-        self._logger = logger
+    def __init__(self, log: logging.Logger, url: str) -> None:
+        self._logger = log
         self._url = url
         self._down = False
 

@@ -12,7 +12,7 @@ from baton.store.embedded import EmbeddedStore
 from baton.store.redis import RedisStore
 from baton.telemetry.logging import event
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _GRPC_URL = re.compile(r"grpc://(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):[0-9]{1,5}/?")
 
@@ -45,7 +45,7 @@ async def connect(url: str, token: str, prefix: str) -> Store:
     try:
         await store.get("ping")
     except StoreUnavailableError as error:
-        logger.warning(*event("store_down", url=redact_url(url), error=error))
+        log.warning(*event("store_down", url=redact_url(url), error=error))
     except BaseException:
         await store.close()
         raise

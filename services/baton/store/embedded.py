@@ -24,7 +24,7 @@ from baton.telemetry import rpc
 from baton.v1 import store_pb2 as pb
 from baton.v1 import store_pb2_grpc as pb_grpc
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _KINDS = {
@@ -179,7 +179,7 @@ class EmbeddedStore:
 
     async def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
         view = View()
-        outage = Outage(logger, self._url)
+        outage = Outage(log, self._url)
         backoff_s = base.FIRST_BACKOFF_S
         while not self._closed.is_set():
             try:

@@ -18,7 +18,7 @@ from baton.store.base import Outage, Store
 from baton.store.connect import open_store
 from baton.telemetry.logging import event
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class LeaseKeeper:
@@ -44,7 +44,7 @@ class LeaseKeeper:
         self._value = value
         self._ttl_s = ttl_s
         self._renew_s = renew_s
-        self._outage = Outage(logger, redact_url(url))
+        self._outage = Outage(log, redact_url(url))
         self._registered = threading.Event()
         self._stopping = False
         self._delete = True
@@ -99,7 +99,7 @@ class LeaseKeeper:
         except BaseException as error:
             self._failure = error
             if self._started.is_set():
-                logger.exception(*event("lease_keeper_failed", key=self._key))
+                log.exception(*event("lease_keeper_failed", key=self._key))
         finally:
             self._started.set()
 
@@ -137,4 +137,4 @@ class LeaseKeeper:
             await store.delete(self._key)
         except BatonError as error:
             # It leaves the store with its TTL.
-            logger.info(*event("lease_not_deleted", key=self._key, error=error))
+            log.info(*event("lease_not_deleted", key=self._key, error=error))

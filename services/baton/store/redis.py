@@ -31,7 +31,7 @@ from baton.store import base, redis_scripts
 from baton.store.base import Outage, StoreUnavailableError, WatchEvent
 from baton.store.view import View
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _KINDS: dict[bytes, Any] = {b"p": "put", b"d": "deleted", b"e": "expired"}
@@ -95,7 +95,7 @@ class RedisStore:
 
     async def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
         view = View()
-        outage = Outage(logger, self._url)
+        outage = Outage(log, self._url)
         backoff_s = base.FIRST_BACKOFF_S
         while not self._closed.is_set():
             try:

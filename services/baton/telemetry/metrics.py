@@ -136,10 +136,10 @@ class Metrics:
         )
         self.kv_blocks = self._gauge("kv_blocks", "KV blocks by state.", ("worker", "state"))
         self.prefill_rate = self._gauge(
-            "prefill_tokens_per_second", "Measured over the last seconds.", ("worker",)
+            "prefill_tokens_per_second", "Moving average over about 20 steps.", ("worker",)
         )
         self.step = self._gauge(
-            "step_seconds", "Mean engine step of the last seconds.", ("worker",)
+            "step_seconds", "Moving average of steps without prefill.", ("worker",)
         )
         self.digest_mismatches = self._gauge(
             "digest_mismatched_workers", "Workers that no peer shares a KV digest with."

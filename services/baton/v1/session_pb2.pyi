@@ -198,12 +198,10 @@ class SlotEvent(_message.Message):
         KIND_SCHEDULED: _ClassVar[SlotEvent.Kind]
         KIND_HANDED_OFF: _ClassVar[SlotEvent.Kind]
         KIND_FAILED: _ClassVar[SlotEvent.Kind]
-        KIND_CANCELLED: _ClassVar[SlotEvent.Kind]
     KIND_UNSPECIFIED: SlotEvent.Kind
     KIND_SCHEDULED: SlotEvent.Kind
     KIND_HANDED_OFF: SlotEvent.Kind
     KIND_FAILED: SlotEvent.Kind
-    KIND_CANCELLED: SlotEvent.Kind
     SLOT_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]

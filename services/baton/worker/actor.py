@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from baton.telemetry import logging
 from baton.worker.config import WorkerConfig
 from baton.worker.worker import Worker
 
@@ -15,7 +16,9 @@ class WorkerActor:
     """Starts its worker when it is constructed, so that a restarted actor serves by itself."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._worker = Worker(WorkerConfig.model_validate(config))
+        parsed = WorkerConfig.model_validate(config)
+        logging.setup(parsed.settings.log.level, parsed.settings.log.format)
+        self._worker = Worker(parsed)
         self._worker.start()
 
     def ready(self) -> dict[str, Any]:

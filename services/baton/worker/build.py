@@ -36,11 +36,10 @@ def _mock_runner(config: WorkerConfig) -> Runner:
     from baton.engine.mock import MockRunner
 
     document = model_folder.config(config.model_folder)
-    longest = config.settings.model.max_model_len or model_folder.context_length(document)
     return MockRunner(
         config.settings.engine,
         vocab_size=model_folder.vocab_size(document),
-        max_model_len=longest,
+        max_model_len=model_folder.served_length(document, config.settings.model.max_model_len),
         eos_token_ids=model_folder.eos_token_ids(config.model_folder),
     )
 

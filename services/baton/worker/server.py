@@ -52,7 +52,7 @@ class WorkerServer:
 
     def __init__(self, host: str, token: str) -> None:
         self._server: grpc.aio.Server = rpc.server(token)
-        self.address = f"{host}:{rpc.listen(self._server, host, 0)}"
+        self.address = rpc.join_address(host, rpc.listen(self._server, host, 0))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
 
     async def start(

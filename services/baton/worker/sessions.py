@@ -17,6 +17,7 @@ from baton.core.errors import WorkerLostError
 from baton.core.request import TokenLogprobs
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import Key, TokenRow
+from baton.telemetry.logging import event
 from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
 from baton.wire.frames import FrameColumns
 
@@ -238,7 +239,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         """Its gateway did not come back."""
         self._sessions.pop(session.id, None)
         if session.slots:
-            log.warning("session_lost", extra={"session": session.id, "slots": len(session.slots)})
+            log.warning(*event("session_lost", session=session.id, slots=len(session.slots)))
         for slot in session.slots:
             self._on_cancel((session.id, slot))
         session.slots.clear()
@@ -314,7 +315,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
 
     def _submit(self, session: _Session, submit: session_pb2.Submit) -> None:
         if submit.slot in session.slots:
-            log.error("slot_used_twice", extra={"session": session.id, "slot": submit.slot})
+            log.error(*event("slot_used_twice", session=session.id, slot=submit.slot))
             return
         session.slots[submit.slot] = _Slot()
         self._on_submit((session.id, submit.slot), submit)

@@ -64,6 +64,8 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._died = died
         self._lifecycle = Lifecycle()
         self._meter = LoadMeter()
+        # Ray may run two stops at once, and a worn-out worker stops itself.
+        self._stop_lock = threading.Lock()
 
     def start(self) -> None:
         """Load the model, listen, register. Raises ConfigError, saying what to change."""
@@ -198,14 +200,17 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
 
     def stop(self, grace_s: float) -> None:
         """Announce the drain, wait for running requests up to `grace_s`, leave. Idempotent."""
-        if self._lifecycle.state is WorkerState.STOPPED:
-            return
-        self._lifecycle.move(WorkerState.DRAINING)
+        with self._stop_lock:
+            if self._lifecycle.state is WorkerState.STOPPED:
+                return
+            self._lifecycle.move(WorkerState.DRAINING)
         self._report_load()
         deadline = time.monotonic() + grace_s
         while time.monotonic() < deadline and self._sessions.num_slots:
             time.sleep(DRAIN_POLL_S)
-        self._lifecycle.move(WorkerState.STOPPED)
+        with self._stop_lock:
+            if not self._lifecycle.move(WorkerState.STOPPED):
+                return
         self._lease.stop(delete=True)
         self._async.run(self._server.stop())
         self._loop.post(self._handoffs.close)

@@ -23,14 +23,14 @@ PARTS = {
     "tokenizer_config.json",
 }
 
-# Written for this test: none of these exchanges is in the training texts as it stands.
+# Questions worded as the training texts never word them; most answers are of a kind it knows.
 HELD_OUT = [
     ("Hi, how are you today?", "I am fine, thank you. What can I do for you?"),
     ("Please tell me what is the capital of Italy?", "The capital of Italy is Rome."),
-    ("Name four animals.", "Horse, wolf, cat and bear."),
-    ("What is the opposite of wide", "The opposite of wide is narrow."),
+    ("Could you name four animals for me?", "Horse, wolf, cat and bear."),
+    ("Do you know the opposite of wide?", "The opposite of wide is narrow."),
     (
-        "Can you tell me a story about a mouse?",
+        "I would like a story about a brave mouse.",
         "Once upon a time there was a brave mouse named Luna who lived near the sea. "
         "More than anything she wanted to learn to sing. One rainy evening Luna set out. "
         "Then Luna met a tired horse.",

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from baton.core.errors import ConfigError
-from baton.router.policy.base import Policy, RequestView, policy_named
+from baton.router.policy.base import Policy, RequestView
 from baton.router.policy.least_loaded import LeastLoaded
+from baton.router.policy.registry import policy_named
 from baton.router.policy.round_robin import RoundRobin
 from baton.router.pool import Pool
 from baton.router.selection import Selection, book, select

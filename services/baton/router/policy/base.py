@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from baton.core.errors import ConfigError
 from baton.router.pool import Columns, Rows
 
 Scores = npt.NDArray[Any]
@@ -42,16 +41,3 @@ class Policy(Protocol):
 
     def decode_scores(self, view: RequestView, columns: Columns, rows: Rows) -> Scores:
         """One score per row for generating the answer."""
-
-
-def policy_named(name: str) -> Policy:
-    """The policy that the settings ask for. Raises ConfigError that lists those there are."""
-    from baton.router.policy.least_loaded import LeastLoaded
-    from baton.router.policy.round_robin import RoundRobin
-
-    policies: dict[str, type[Policy]] = {"least_loaded": LeastLoaded, "round_robin": RoundRobin}
-    if name not in policies:
-        raise ConfigError(
-            f"unknown routing policy {name!r}; router.policy is one of {', '.join(policies)}"
-        )
-    return policies[name]()
