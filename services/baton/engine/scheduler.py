@@ -45,7 +45,12 @@ class Scheduler:
         # The last step took blocks from running sequences ...
         self.lost_blocks = False
         # ... or it did not admit the head of the queue for want of blocks.
-        self.short_of_blocks = False
+        self._was_short = False
+
+    @property
+    def short_of_blocks(self) -> bool:
+        """Somebody here waits for blocks, or has just lost his. Over once nobody is left here."""
+        return self._was_short and bool(self.num_running or len(self.waiting))
 
     @property
     def num_running(self) -> int:
@@ -76,7 +81,7 @@ class Scheduler:
             chosen.append(seq)
         if self.lost_blocks:
             # Some that were picked have lost their blocks to others since.
-            self.short_of_blocks = True
+            self._was_short = True
             return [seq for seq in chosen if seq.status is Status.RUNNING]
         if budget:
             self._admit(budget, now, chosen, out)
@@ -139,7 +144,7 @@ class Scheduler:
 
     def _admit(self, budget: int, now: float, chosen: list[Sequence], out: StepOutput) -> None:
         """Take on waiting sequences in their order until one finds no room."""
-        self.short_of_blocks = False
+        self._was_short = False
         admitted: list[Sequence] = []
         expired: list[Submission] = []
         offered_ahead = 0
@@ -156,7 +161,7 @@ class Scheduler:
                     self._offer(seq, out)
                 continue
             if not self._take_on(seq, out):
-                self.short_of_blocks = True
+                self._was_short = True
                 break
             admitted.append(seq)
             seq.num_scheduled = min(budget, seq.num_tokens - seq.num_computed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from baton.transfer.layout import block_descriptors
 from baton.transfer.nixl_sender import NixlSender
 
 STOP_WAIT_S = 5.0
+# Microseconds between looks of an agent's progress thread, when no event wakes it.
+PROGRESS_DELAY_US = 1000
 
 # UCX transports by which a process of the same node copies into another's memory by itself: the
 # copy goes on even when the receiving agent is destroyed half way.
@@ -165,4 +168,16 @@ def _new_agent(name: str) -> Any:
     # Loading it turned this off for the whole process.
     logging.raiseExceptions = raise_exceptions
     config = nixl_agent_config(backends=["UCX"], sync_mode=nixl_thread_sync_t.NIXL_THREAD_SYNC_RW)
-    return nixl_agent(name, config)
+    # The class hard-codes a delay of 0, with which the agent's progress thread takes a whole core.
+    bindings = sys.modules[nixl_agent.__module__].nixlBind
+    make_agent = bindings.nixlAgent
+
+    def make_patient_agent(agent_name: str, agent_config: Any) -> Any:
+        agent_config.pthrDelay = PROGRESS_DELAY_US
+        return make_agent(agent_name, agent_config)
+
+    bindings.nixlAgent = make_patient_agent
+    try:
+        return nixl_agent(name, config)
+    finally:
+        bindings.nixlAgent = make_agent

@@ -306,7 +306,8 @@ class TargetHandoff:
         if isinstance(self._failure, CancelledRequestError):
             reason = transfer_pb2.CancelHandoff(reason=self._failure.message)
             return self._send("cancel", reason)
-        rejected = transfer_pb2.Rejected(code=self._code, message=self._failure.message)
+        message = self._failure.message.removeprefix(f"{self._code}: ")
+        rejected = transfer_pb2.Rejected(code=self._code, message=message)
         return self._send("rejected", rejected)
 
     def _send(self, body: Body, content: Any) -> Send:

@@ -219,3 +219,21 @@ def test_admission_leaves_running_sequences_a_block_each_to_grow() -> None:
 
     assert num_waiting(16) == 0
     assert num_waiting(17) == 1
+
+
+def test_shortage_ends_with_those_who_were_short() -> None:
+    """Else nobody would ever be sent here again: the flag tells gateways to hold back."""
+    driver = Driver(kv_blocks=8)
+    size = driver.engine.groups[0].block_size
+    for number in (1, 2):
+        driver.add(("s", number), request(prompt(3 * size, seed=number), max_tokens=4 * size))
+    while not driver.engine.load().short_of_blocks:
+        driver.step()
+    for number in (1, 2):
+        driver.engine.abort(("s", number))
+    assert not driver.engine.has_work, "no step will come to look again"
+    load = driver.engine.load()
+    assert not load.short_of_blocks
+    assert load.queue_room > 0
+    wanted = request(prompt(2 * size, seed=3))
+    assert driver.reserve(("s", 3), wanted) is not None
