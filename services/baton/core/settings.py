@@ -48,7 +48,7 @@ class EngineSettings(Group):
     """Tokens in a KV block."""
     kv_blocks: int | None = Field(None, ge=2)
     """KV blocks in the pool; overrides kv_memory_bytes."""
-    kv_memory_bytes: int = Field(256 * 2**20, ge=1)
+    kv_memory_bytes: int = Field(128 * 2**20, ge=1)
     """Memory for the KV pool."""
     max_batch_tokens: int = Field(1024, ge=1)
     """Token budget of a step, shared by decode and prefill chunks."""
