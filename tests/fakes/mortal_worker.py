@@ -60,7 +60,7 @@ def arm(step: str) -> None:
     elif kind == "rows":
         left = [int(detail)]
 
-        def fatal(output: Any, _events: Any) -> bool:
+        def fatal(output: Any, _events: Any, _load: Any) -> bool:
             left[0] -= len(output.rows)
             return left[0] <= 0
 

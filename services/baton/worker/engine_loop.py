@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from baton.core.errors import BatonError
 from baton.engine.engine import Engine
-from baton.engine.outputs import Key, StepOutput
+from baton.engine.outputs import EngineLoad, Key, StepOutput
 from baton.telemetry.logging import event
 from baton.v1 import session_pb2
 from baton.wire.request import request_from_submit
@@ -34,15 +34,16 @@ INTEGRITY_CHECK_S = 10.0
 class EngineLoop(threading.Thread):
     """Runs `engine.step()` while there is work, and handoffs beside it.
 
-    `publish(output, events)` is called on this thread after a step, or when a handoff has news; it
-    must hand over and return. `died(error)` is called once if the loop breaks, `worn_out()` once
-    when too many blocks are in quarantine for good: the worker should drain and start again.
+    `publish(output, events, load)` is called on this thread when a step, a handoff or a cancel has
+    changed something; it must hand over and return. `died(error)` is called once if the loop
+    breaks, `worn_out()` once when too many blocks are in quarantine for good: the worker should
+    drain and start again.
     """
 
     def __init__(
         self,
         engine: Engine,
-        publish: Callable[[StepOutput, list[tuple[Key, SlotEvent]]], None],
+        publish: Callable[[StepOutput, list[tuple[Key, SlotEvent]], EngineLoad], None],
         died: Callable[[BaseException], None],
         worn_out: Callable[[], None],
     ) -> None:
@@ -51,6 +52,7 @@ class EngineLoop(threading.Thread):
         self.host = EngineHost(engine)
         self._handoffs: Handoffs | None = None
         self._publish = publish
+        self._load: EngineLoad | None = None
         self._died = died
         self._worn_out: Callable[[], None] | None = worn_out
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -69,6 +71,14 @@ class EngineLoop(threading.Thread):
     def post(self, work: Callable[[], None]) -> None:
         """Run `work` on the loop's thread soon. From any thread."""
         self._inbox.put(work)
+
+    def report(self) -> None:
+        """Publish the load even if the engine's own has not changed. From any thread."""
+
+        def forget() -> None:
+            self._load = None
+
+        self.post(forget)
 
     def stop(self) -> None:
         """End the thread after what is posted already. From any thread."""
@@ -132,8 +142,10 @@ class EngineLoop(threading.Thread):
             self._worn_out()
             self._worn_out = None
         events = self.host.take_events()
-        if freed or events or output.rows or output.cache or output.step_s:
-            self._publish(output, events)
+        load = engine.load()
+        if load != self._load or events or output.rows or output.cache:
+            self._load = load
+            self._publish(output, events, load)
         if not engine.has_work and time.monotonic() - self._checked_at > INTEGRITY_CHECK_S:
             self._checked_at = time.monotonic()
             engine.check_integrity()

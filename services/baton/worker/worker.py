@@ -18,7 +18,7 @@ from typing import Any
 import baton
 from baton.core.errors import HandoffError
 from baton.core.kv import GroupSpec
-from baton.engine.outputs import Key, StepOutput
+from baton.engine.outputs import EngineLoad, Key, StepOutput
 from baton.store.lease import LeaseKeeper
 from baton.telemetry.logging import event
 from baton.transfer.base import Arena, Transport
@@ -82,7 +82,6 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._loop = EngineLoop(self._engine, self._publish, self._died, self._worn_out)
         self._async.run(self._serve(epoch, arenas))
         self._loop.start()
-        self._report_load()
         self._lifecycle.move(WorkerState.READY)
         self._lease = LeaseKeeper(
             config.store_url,
@@ -135,11 +134,16 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
     def _on_cancel(self, key: Key) -> None:
         self._loop.post(lambda: self._loop.cancel(key))
 
-    def _publish(self, output: StepOutput, events: list[tuple[Key, session_pb2.SlotEvent]]) -> None:
+    def _publish(
+        self,
+        output: StepOutput,
+        events: list[tuple[Key, session_pb2.SlotEvent]],
+        engine_load: EngineLoad,
+    ) -> None:
         """On the engine's thread: hand a step's news to the asyncio thread, in one call."""
         self._meter.observe(output)
         load = self._meter.report(
-            self._engine.load(), draining=self._lifecycle.state is WorkerState.DRAINING
+            engine_load, draining=self._lifecycle.state is WorkerState.DRAINING
         )
 
         def tell() -> None:
@@ -148,9 +152,6 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             self._sessions.publish(output.rows, events, load)
 
         self._async.loop.call_soon_threadsafe(tell)
-
-    def _report_load(self) -> None:
-        self._loop.post(lambda: self._publish(StepOutput(), []))
 
     def _worn_out(self) -> None:
         """On the engine's thread, which must go on: leave from another one."""
@@ -204,7 +205,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             if self._lifecycle.state is WorkerState.STOPPED:
                 return
             self._lifecycle.move(WorkerState.DRAINING)
-        self._report_load()
+        self._loop.report()
         deadline = time.monotonic() + grace_s
         while time.monotonic() < deadline and self._sessions.num_slots:
             time.sleep(DRAIN_POLL_S)
