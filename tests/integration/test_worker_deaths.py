@@ -6,6 +6,7 @@ and its tokens depend on nothing but the request.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,3 +104,29 @@ def test_death_at_each_step_disturbs_nobody(
     assert successor.wait(timeout=20) == 0, running.log("victim")
     running.processes.pop("victim")
     wait_for("the departure", lambda: len(survivors()) == len(running.workers()))
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_frozen_worker_disturbs_nobody_for_long(
+    running: Deployment, expected: list[list[int]], role: str
+) -> None:
+    frozen = running.start_worker("frozen", role)
+    running.wait_ready(3)
+
+    def state() -> str:
+        return next((w["state"] for w in running.workers() if w["id"] == "frozen"), "gone")
+
+    frozen.send_signal(signal.SIGSTOP)
+    # Some of these are placed on it before the gateway can know.
+    assert ask_all(running.url) == expected
+    assert state() != "ready"
+    frozen.send_signal(signal.SIGCONT)
+    wait_for("the thawed worker", lambda: state() == "ready")
+    assert ask_all(running.url) == expected
+    wait_for(
+        "free blocks",
+        lambda: {w["load"]["free_blocks"] for w in running.workers()} == {400},
+    )
+    frozen.terminate()
+    assert frozen.wait(timeout=20) == 0, running.log("frozen")
+    running.processes.pop("frozen")

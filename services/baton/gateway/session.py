@@ -34,6 +34,9 @@ FORGET_BATCH = 64
 FORGET_DELAY_S = 0.25
 # Pause between two tries to open a stream.
 RETRY_S = 0.1
+# Workers send a frame every second at least. One that has not for this long is frozen or cut off,
+# whatever its connection says: a stopped process keeps its sockets.
+SILENCE_S = 5.0
 # Time for the last cancels to leave when the gateway stops.
 CLOSE_S = 0.5
 
@@ -203,8 +206,7 @@ class WorkerSession:
                     async with asyncio.timeout(left):
                         opened = await self._open(call)
                     self._take_opened(opened)
-                    await self._follow(call)
-                    reason = "the stream ended"
+                    reason = await self._follow(call)
                 except TimeoutError:
                     break
                 except grpc.aio.AioRpcError as error:
@@ -251,12 +253,21 @@ class WorkerSession:
             for slot in sorted(self._sent):
                 self._lose(slot, lost)
 
-    async def _follow(self, call: Any) -> None:
-        """Take frames until the stream ends; raises AioRpcError when it breaks."""
+    async def _follow(self, call: Any) -> str:
+        """Take frames until the stream ends or falls silent, and say which of them.
+
+        Raises AioRpcError when it breaks.
+        """
+        now = asyncio.get_running_loop().time
         writer = asyncio.create_task(self._write(call))
         try:
-            while (response := await call.read()) is not _EOF:
-                self.on_frame(response.frame)
+            async with asyncio.timeout(SILENCE_S) as silence:
+                while (response := await call.read()) is not _EOF:
+                    silence.reschedule(now() + SILENCE_S)
+                    self.on_frame(response.frame)
+            return "the stream ended"
+        except TimeoutError:
+            return f"no word for {SILENCE_S:g} s"
         finally:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)

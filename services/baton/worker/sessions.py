@@ -24,6 +24,8 @@ from baton.wire.frames import FrameColumns
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[session_pb2.SessionRequest, session_pb2.SessionResponse]
+# A gateway takes a worker that it does not hear for seconds as lost.
+HEARTBEAT_S = 1.0
 # Numbers in `_Slot.rows` for each token: choice, position, token, flags.
 _ROW = 4
 
@@ -56,11 +58,12 @@ class _Session:
         self.columns = FrameColumns()
         self.events: list[session_pb2.SlotEvent] = []
         self.load_due = True
+        self.beat_due = False
 
     def take_frame(self, load: session_pb2.Load | None) -> session_pb2.Frame | None:
         """All that is pending as one frame."""
         send_load = self.load_due and load is not None
-        if not self.columns and not self.events and not send_load:
+        if not self.columns and not self.events and not send_load and not self.beat_due:
             return None
         frame = self.columns.frame()
         frame.events.extend(self.events)
@@ -188,12 +191,21 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
                 )
             )
             wake.set()
+            self._beat(session, stream)
             await self._write(session, stream, wake, reader, context)
             if session.stream is not stream:
                 await context.abort(grpc.StatusCode.ABORTED, "the session was opened again")
         finally:
             reader.cancel()
             self._detach(session, stream)
+
+    def _beat(self, session: _Session, stream: object) -> None:
+        """Have a frame sent now and then, as long as this stream is the session's."""
+        if session.stream is not stream:
+            return
+        session.beat_due = True
+        session.wake.set()
+        asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat, session, stream)
 
     async def _check(self, opening: session_pb2.Open, context: Context) -> None:
         lease = self._lease()
