@@ -24,6 +24,7 @@ from baton.cluster.pools import targets
 from baton.cluster.protocol import Event
 from baton.cluster.supervisor import Supervisor
 from baton.core import model_folder
+from baton.core.errors import UnavailableError
 from baton.core.redact import redact_url
 from baton.core.settings import Settings
 from baton.gateway.server import Addresses, GatewayServer
@@ -144,7 +145,10 @@ class Deployment:
         return addresses
 
     async def _discover(self, num_workers: int) -> None:
-        """Wait until the gateway itself has a session with every worker."""
+        """Wait until the gateway itself has a session with every worker.
+
+        Raises UnavailableError when it finds none of them, and says so when some are missing.
+        """
         assert self._gateway is not None
         deadline = time.monotonic() + DISCOVERY_S
         while time.monotonic() < deadline:
@@ -152,6 +156,12 @@ class Deployment:
             if states.count("ready") >= num_workers:
                 return
             await asyncio.sleep(POLL_S)
+        if "ready" not in states:
+            store = redact_url(self._settings.store.url)
+            raise UnavailableError(
+                f"the workers run, but the gateway does not find them through the store {store!r}; "
+                "is it reachable?"
+            )
         log.warning(*event("workers_not_discovered", wanted=num_workers, states=states))
 
     def _say_ready(self, addresses: Addresses, seconds: float) -> None:

@@ -15,6 +15,8 @@ from baton.core.errors import UnavailableError
 from baton.core.settings import GatewaySettings
 
 TIMEOUT_S = 5.0
+# Columns of a terminal that shows everything.
+WIDE = 110
 
 
 def workers(
@@ -69,24 +71,27 @@ def print_table(found: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # Into a pipe nothing is cut.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    # What a narrow terminal has no room for; --json has it all.
+    is_wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "ROLE", "STATE", "PID", "NODE", "EPOCH", "LOAD", "KV BLOCKS", "DIGEST"):
+    for column in ("ID", "ROLE", "STATE", "PID", "LOAD", "KV BLOCKS", "DIGEST"):
         table.add_column(column, no_wrap=True)
-    table.add_column("TRANSPORT", no_wrap=True)
+    if is_wide:
+        for column in ("NODE", "EPOCH", "TRANSPORT"):
+            table.add_column(column, no_wrap=True)
     for worker in found:
+        more = (worker["node"], worker["epoch"][:8], worker["transport"]) if is_wide else ()
         table.add_row(
             worker["id"],
             worker["role"],
             worker["state"],
             str(worker["pid"]),
-            worker["node"],
-            worker["epoch"][:8],
             *load_cells(worker["load"]),
             worker["digest"][:8],
-            worker["transport"],
+            *more,
         )
-    # Into a pipe nothing is cut.
-    console = Console(width=None if sys.stdout.isatty() else 200)
     if not found:
         console.print("no workers")
         return

@@ -78,11 +78,6 @@ class Batch:
         """Tokens to compute."""
         return sum(len(entry.token_ids) for entry in self.entries)
 
-    @property
-    def num_samples(self) -> int:
-        """Length of the runner's answer."""
-        return sum(len(entry.samples) for entry in self.entries)
-
 
 class SampledToken(NamedTuple):
     """A runner's answer for one SampleSpec."""

@@ -7,6 +7,7 @@ chunks that came in one turn of the loop leave in one write.
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,9 @@ from baton.gateway.call_metrics import CallMetrics
 from baton.gateway.logprobs import TokenRecord
 from baton.gateway.output import ChoiceOutput
 from baton.gateway.prepare import ServedModel
+from baton.telemetry.logging import event
+
+log = logging.getLogger(__name__)
 
 MAX_UNSENT_BYTES = 2**20
 """A client that reads so slowly that more than this waits for it is cut off."""
@@ -183,6 +187,7 @@ class EventStream(Answer):
             self._too_slow()
 
     def _too_slow(self) -> None:
+        log.warning(*event("client_too_slow", unsent_bytes=MAX_UNSENT_BYTES))
         self.fail(OverloadedError("the client reads too slowly"))
         if self._connection is not None:
             # An error event would wait behind all that the client has not read.

@@ -63,10 +63,6 @@ class Tokenizer:
             ) from error
         return cls(tokenizer, chat_template.load(path))
 
-    @property
-    def has_chat_template(self) -> bool:
-        return self._template is not None
-
     async def encode_texts(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Tokens of completions' prompts, special ones (BOS) as the tokenizer adds them.
 

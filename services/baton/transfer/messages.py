@@ -23,10 +23,6 @@ class GroupGrant:
     blocks: GrantedBlocks = field(default_factory=dict)
     skip: set[int] = field(default_factory=set)
 
-    @property
-    def num_covered(self) -> int:
-        return len(self.blocks) + len(self.skip)
-
 
 def offer_body(due: Due, choices: Collection[int], grant_wait_s: float) -> transfer_pb2.Offer:
     """All choices share the prompt's blocks, so each names all of them."""

@@ -191,7 +191,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
                 )
             )
             wake.set()
-            self._beat(session, stream)
+            self._beat_later(session, stream)
             await self._write(session, stream, wake, reader, context)
             if session.stream is not stream:
                 await context.abort(grpc.StatusCode.ABORTED, "the session was opened again")
@@ -199,13 +199,15 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             reader.cancel()
             self._detach(session, stream)
 
-    def _beat(self, session: _Session, stream: object) -> None:
-        """Have a frame sent now and then, as long as this stream is the session's."""
-        if session.stream is not stream:
-            return
-        session.beat_due = True
-        session.wake.set()
+    def _beat_later(self, session: _Session, stream: object) -> None:
+        """Have a frame sent every second, as long as this stream is the session's."""
         asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat, session, stream)
+
+    def _beat(self, session: _Session, stream: object) -> None:
+        if session.stream is stream:
+            session.beat_due = True
+            session.wake.set()
+            self._beat_later(session, stream)
 
     async def _check(self, opening: session_pb2.Open, context: Context) -> None:
         lease = self._lease()
