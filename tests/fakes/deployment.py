@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,14 @@ import httpx
 
 START_TIMEOUT_S = 90.0
 MORTAL_WORKER = Path(__file__).parent / "mortal_worker.py"
+
+
+def wait_for(what: str, done: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Return once `done()`; fails, naming what was waited for, after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, f"still waiting for {what}"
+        time.sleep(0.02)
 
 
 class Deployment:
@@ -112,7 +120,10 @@ class Deployment:
         while time.monotonic() < deadline:
             dead = [n for n, p in self.processes.items() if p.poll() is not None]
             assert not dead, "\n".join(f"{n} exited:\n{self.log(n)}" for n in dead)
-            ready = [w for w in self.workers() if w["state"] == "ready"]
+            # A session is up a moment before its first load report.
+            ready = [
+                w for w in self.workers() if w["state"] == "ready" and "free_blocks" in w["load"]
+            ]
             if len(ready) >= num_workers:
                 return
             time.sleep(0.1)

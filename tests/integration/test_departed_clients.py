@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes.deployment import Deployment, deployment
+from fakes.deployment import Deployment, deployment, wait_for
 
 # 300 prompt tokens take 3 s in chunks of 16, so there is time to leave in the middle.
 FLAGS = ("--engine", "mock", "--mock-step-ms", "20", "--mock-prefill-us-per-token", "10000")
@@ -25,14 +25,6 @@ def running() -> Iterator[Deployment]:
 
 def loads(running: Deployment) -> dict[str, dict[str, Any]]:
     return {worker["id"]: worker["load"] for worker in running.workers()}
-
-
-def wait_for(what: str, done: Callable[[], bool], timeout_s: float = 30.0) -> float:
-    started = time.monotonic()
-    while not done():
-        assert time.monotonic() < started + timeout_s, f"still waiting for {what}"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 def is_idle(running: Deployment) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from fakes.deployment import Deployment, deployment
+from fakes.deployment import Deployment, deployment, wait_for
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "loadtests"))
 from client import Outcome, stream
@@ -28,13 +27,6 @@ def num_files(running: Deployment) -> int:
 def gauge(running: Deployment, name: str) -> float:
     lines = httpx.get(f"{running.url}/metrics", timeout=10).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
-def wait_for(what: str, done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline, f"still waiting for {what}"
-        time.sleep(0.1)
 
 
 async def run_streams(url: str, count: int) -> Outcome:

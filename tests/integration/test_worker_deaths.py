@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes.deployment import Deployment, deployment
+from fakes.deployment import Deployment, deployment, wait_for
 from fakes.mortal_worker import EXIT_STATUS
 
 FLAGS = ("--engine", "mock", "--mock-step-ms", "5", "--kv-blocks", "400")
@@ -57,13 +57,6 @@ def ask(url: str, i: int) -> list[int]:
 def ask_all(url: str) -> list[list[int]]:
     with ThreadPoolExecutor(REQUESTS) as threads:
         return list(threads.map(lambda i: ask(url, i), range(REQUESTS)))
-
-
-def wait_for(what: str, done: Any, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline, f"still waiting for {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

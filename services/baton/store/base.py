@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from baton.core.errors import UnavailableError
+from baton.core.errors import BatonError, UnavailableError
 from baton.telemetry.logging import event
 
 # How long an operation may take before the store counts as down.
@@ -136,3 +136,29 @@ async def pause(closed: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await closed.wait()
+
+
+async def watch_for_ever(
+    watch_once: Callable[[], AsyncGenerator[WatchEvent, None]],
+    outage: Outage,
+    closed: asyncio.Event,
+) -> AsyncGenerator[WatchEvent, None]:
+    """The events of one watch after another, with growing pauses, until the store is closed.
+
+    Failures are told to `outage` and never raised.
+    """
+    backoff_s = FIRST_BACKOFF_S
+    while not closed.is_set():
+        try:
+            async with aclosing(watch_once()) as changes:
+                async for change in changes:
+                    if change.kind == "synced":
+                        outage.works()
+                        backoff_s = FIRST_BACKOFF_S
+                    yield change
+        except BatonError as error:
+            if closed.is_set():
+                return
+            outage.failed(error)
+        await pause(closed, backoff_s)
+        backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
 
 from baton.core.clock import Clock, monotonic
-from baton.core.errors import BatonError, InvalidRequestError, UnauthenticatedError
+from baton.core.errors import InvalidRequestError, UnauthenticatedError
 from baton.store import base
 from baton.store.base import Outage, StoreUnavailableError, WatchEvent
 from baton.store.state import StoreState, Watcher
@@ -177,24 +176,10 @@ class EmbeddedStore:
         response = await self._unary(self._stub.Increment, request)
         return int(response.value)
 
-    async def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
+    def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
         view = View()
         outage = Outage(log, self._url)
-        backoff_s = base.FIRST_BACKOFF_S
-        while not self._closed.is_set():
-            try:
-                async with aclosing(self._watch_once(prefix, view)) as events:
-                    async for event in events:
-                        if event.kind == "synced":
-                            outage.works()
-                            backoff_s = base.FIRST_BACKOFF_S
-                        yield event
-            except BatonError as error:
-                if self._closed.is_set():
-                    return
-                outage.failed(error)
-            await base.pause(self._closed, backoff_s)
-            backoff_s = min(2 * backoff_s, base.MAX_BACKOFF_S)
+        return base.watch_for_ever(lambda: self._watch_once(prefix, view), outage, self._closed)
 
     async def close(self) -> None:
         self._closed.set()

@@ -12,7 +12,6 @@ import inspect
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
-from contextlib import aclosing
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -21,7 +20,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from baton.core.errors import (
-    BatonError,
     ConfigError,
     InvalidRequestError,
     UnauthenticatedError,
@@ -93,24 +91,10 @@ class RedisStore:
         script = self._increment(self._keys(key), [self._channel, key, by, _millis(ttl_s)])
         return int(await self._call(script, counter=key))
 
-    async def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
+    def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
         view = View()
         outage = Outage(log, self._url)
-        backoff_s = base.FIRST_BACKOFF_S
-        while not self._closed.is_set():
-            try:
-                async with aclosing(self._watch_once(prefix, view)) as events:
-                    async for event in events:
-                        if event.kind == "synced":
-                            outage.works()
-                            backoff_s = base.FIRST_BACKOFF_S
-                        yield event
-            except BatonError as error:
-                if self._closed.is_set():
-                    return
-                outage.failed(error)
-            await base.pause(self._closed, backoff_s)
-            backoff_s = min(2 * backoff_s, base.MAX_BACKOFF_S)
+        return base.watch_for_ever(lambda: self._watch_once(prefix, view), outage, self._closed)
 
     async def close(self) -> None:
         self._closed.set()
