@@ -10,8 +10,9 @@ ARGS ?=
 
 .NOTPARALLEL:
 
-.PHONY: help setup serve test test-unit test-integration test-gpu fmt fmt-check lint types imports \
-        proto docs drift readme check bench-gateway bench-gpu clean
+.PHONY: help setup serve test test-unit test-integration test-faults test-gpu fmt fmt-check lint \
+        types imports proto docs drift readme check chaos fuzz-handoffs soak-handoffs \
+        bench-gateway bench-overlap bench-tiers bench-transfer bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -35,6 +36,10 @@ test-unit: ## unit tests alone
 test-integration: ## tests over real processes: Ray, NIXL, Redis
 	@$(SETUP)
 	@$(BIN)/pytest tests/integration -m "not gpu" $(ARGS)
+
+test-faults: ## what takes minutes: kills, freezes, lost messages, fuzz, a short chaos and soak
+	@$(SETUP)
+	@$(BIN)/pytest tests/faults $(ARGS)
 
 test-gpu: ## tests that need a CUDA device
 	@$(SETUP)
@@ -79,9 +84,34 @@ readme: ## fail when README.md names commands, flags or files that are not there
 
 check: fmt-check lint types imports drift readme test ## all of it: what CI runs
 
+chaos: ## two minutes of faults and kills under 200 streams; none may break
+	@$(SETUP)
+	@BATON_TEST_CHAOS_SECONDS=120 BATON_TEST_CHAOS_STREAMS=200 \
+	  $(BIN)/pytest tests/faults/test_chaos.py -s -q $(ARGS)
+
+fuzz-handoffs: ## ten thousand handoffs with bad references and bit flips; none may be served
+	@$(SETUP)
+	@$(BIN)/python loadtests/fuzz_handoffs.py $(ARGS)
+
+soak-handoffs: ## fifty thousand handoffs; memory, threads, files and handles stay flat
+	@$(SETUP)
+	@$(BIN)/python loadtests/soak_handoffs.py $(ARGS)
+
 bench-gateway: ## CPU of the gateway per million tokens, against a bare uvicorn app
 	@$(SETUP)
 	@$(BIN)/python loadtests/bench_gateway.py $(ARGS)
+
+bench-overlap: ## how much of a KV transfer hides behind the prompt's compute
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_overlap.py $(ARGS)
+
+bench-tiers: ## first token of an evicted prompt: computed again, from host memory, from disk
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_tiers.py $(ARGS)
+
+bench-transfer: ## handoffs against raw NIXL, and without data against gRPC; ARGS="--save"
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_transfer.py $(ARGS)
 
 bench-gpu: ## kernels on a CUDA device: microseconds and GB/s
 	@$(SETUP)

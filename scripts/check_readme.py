@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer.main
+
 from baton.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/request-life.md", "docs/protocol.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/request-life.md", "docs/handoff.md"]
 # Repository paths in backticks; shortened ones (`gateway/openai.py`) are below services/baton.
 PATH = re.compile(r"`([\w.]+(?:/[\w.]+)*/(?:[\w.]+)?)`")
 LINK = re.compile(r"\]\(([^)#:]+)\)")

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from baton.core.settings import Settings
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from baton.core.settings import Settings
 
 HEAD = """# Settings
 

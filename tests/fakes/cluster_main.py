@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import ray
+
 from baton.cluster.main import main
 from baton.core.errors import ModelLoadError
 

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 START_TIMEOUT_S = 90.0
+# Programs that run a worker which misbehaves, see their docstrings.
 MORTAL_WORKER = Path(__file__).parent / "mortal_worker.py"
+FAULTY_WORKER = Path(__file__).parent / "faulty_worker.py"
 
 
 def wait_for(what: str, done: Callable[[], bool], timeout_s: float = 30.0) -> None:
@@ -48,8 +50,9 @@ class Deployment:
         self.grpc: str = addresses["grpc"]
         self.store: str = addresses["store"]
 
-    def _start(self, name: str, *command: str, mortal: str = "") -> subprocess.Popen[bytes]:
-        program = [str(MORTAL_WORKER), mortal] if mortal else ["-m", "baton.cli.main"]
+    def _start(
+        self, name: str, *command: str, program: Sequence[str] = ("-m", "baton.cli.main")
+    ) -> subprocess.Popen[bytes]:
         log = (self._dir / f"{name}.log").open("ab")
         process = subprocess.Popen(
             [
@@ -87,9 +90,15 @@ class Deployment:
         raise AssertionError("the gateway did not start:\n" + self.log("gateway"))
 
     def start_worker(
-        self, worker_id: str, role: str, *flags: str, mortal: str = ""
+        self, worker_id: str, role: str, *flags: str, mortal: str = "", faults: str = ""
     ) -> subprocess.Popen[bytes]:
-        """With `mortal`, one that dies at this step (see `mortal_worker`)."""
+        """With `mortal`, one that dies at this step; with `faults`, one that hears of them there.
+
+        See `mortal_worker` and `faulty_worker`.
+        """
+        program: Sequence[str] = ("-m", "baton.cli.main")
+        if mortal or faults:
+            program = (str(MORTAL_WORKER), mortal) if mortal else (str(FAULTY_WORKER), faults)
         return self._start(
             worker_id,
             "worker",
@@ -100,7 +109,7 @@ class Deployment:
             "--store",
             self.store,
             *flags,
-            mortal=mortal,
+            program=program,
         )
 
     def start_workers(self, *, prefill: int = 0, decode: int = 0, any_: int = 0) -> None:

@@ -7,14 +7,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from baton.core.block_hash import extend_hashes, root_hash
-from baton.core.clock import ManualClock
 from baton.core.errors import BatonError
 from baton.core.request import FinishReason, Request, SamplingParams
 from baton.core.settings import EngineSettings
+from baton.engine.announce import Tell
 from baton.engine.engine import Engine
-from baton.engine.mock import MockRunner, kv_of
-from baton.engine.outputs import Key, OfferDue, Reserved, StepOutput
+from baton.engine.mock import NUM_LAYERS, MockRunner, kv_of
+from baton.engine.outputs import Key, OfferDue, Reserved, StepOutput, Tier
+from fakes.clock import ManualClock
 
 VOCAB = 512
 FOREVER = 1e9
@@ -27,7 +30,9 @@ class Driver:
     must give the cache.
     """
 
-    def __init__(self, *, max_ungranted_share: float = 0.25, **settings: Any) -> None:
+    def __init__(
+        self, *, max_ungranted_share: float = 0.25, layer_groups: int = 1, **settings: Any
+    ) -> None:
         runner_args = {
             name: settings.pop(name)
             for name in ("block_sizes", "max_model_len", "eos_token_ids")
@@ -53,6 +58,7 @@ class Driver:
             "digest",
             self.clock,
             max_ungranted_share=max_ungranted_share,
+            layer_groups=layer_groups,
         )
         self.requests: dict[Key, Request] = {}
         self.tokens: dict[tuple[Key, int], list[int]] = defaultdict(list)
@@ -60,6 +66,7 @@ class Driver:
         self.cached_tokens: dict[Key, int] = {}
         self.errors: dict[Key, BatonError] = {}
         self.cache: list[set[bytes]] = [set() for _ in self.runner.groups]
+        self.lower: dict[tuple[Tier, int], set[bytes]] = defaultdict(set)
         self.num_steps = 0
         self.num_preempted_steps = 0
 
@@ -75,8 +82,19 @@ class Driver:
         """Rows of this key will come."""
         self.requests[key] = request
 
-    def step(self) -> StepOutput:
-        out = self.engine.step()
+    def step(self, tell: Tell | None = None) -> StepOutput:
+        """One step. With `tell` the engine may speak early; the output has it all in order."""
+        early = StepOutput()
+
+        def note(output: StepOutput) -> None:
+            early.offers += output.offers
+            early.ready += output.ready
+            assert tell is not None
+            tell(output)
+
+        out = self.engine.step(note if tell is not None else None)
+        out.offers[:0] = early.offers
+        out.ready[:0] = early.ready
         self.num_steps += 1
         for row in out.rows:
             choice = (row.key, row.choice)
@@ -94,7 +112,8 @@ class Driver:
             self.errors[failure.key] = failure.error
         for delta in out.cache:
             stored, removed = set(delta.stored), set(delta.removed)
-            held = self.cache[delta.group]
+            on_device = delta.tier is Tier.DEVICE
+            held = self.cache[delta.group] if on_device else self.lower[delta.tier, delta.group]
             assert not stored & held and removed <= held and not stored & removed
             held |= stored
             held -= removed
@@ -137,8 +156,8 @@ class Driver:
         ):
             for index, block in enumerate(group.block_ids):
                 if index not in group.skip:
-                    raw = sums[index * spec.block_size :][: spec.block_size].tobytes()
-                    arena.view[block, : len(raw)] = list(raw)
+                    part = sums[index * spec.block_size :][: spec.block_size]
+                    layers_of(arena.view[block])[:, : len(part)] = by_layer(part)
 
     def assert_all_free(self) -> None:
         self.engine.check_integrity()
@@ -146,6 +165,16 @@ class Driver:
         assert load.free_blocks == self.num_blocks, load
         assert load.reserved_blocks == load.quarantined_blocks == 0, load
         assert load.num_running == load.num_waiting == 0, load
+
+
+def layers_of(block: Any) -> Any:
+    """A block of the mock's arena, `[block_bytes]`, as `[NUM_LAYERS, block_size]`."""
+    return block.view(np.uint16).reshape(NUM_LAYERS, -1)
+
+
+def by_layer(sums: Any) -> Any:
+    """What `kv_of` says of some tokens, as the mock's layers hold it: `[NUM_LAYERS, tokens]`."""
+    return sums.view(np.uint16).reshape(-1, NUM_LAYERS).T
 
 
 class Pair:

@@ -11,10 +11,12 @@ from typing import Any
 
 import httpx
 import tokenizers
+
 from baton.core.settings import GatewaySettings
 from baton.gateway.app import create_app
 from baton.gateway.chat_template import ChatTemplate
 from baton.gateway.context import Context
+from baton.gateway.hints import Hint, Told
 from baton.gateway.http_server import HttpServer, bind
 from baton.gateway.prepare import ServedModel
 from baton.gateway.tokenizer import Tokenizer
@@ -37,6 +39,17 @@ def text_tokens(text: str) -> list[int]:
     return ids
 
 
+class FakePrefetcher:
+    """Keeps what it is told, and says that worker `w1` was."""
+
+    def __init__(self) -> None:
+        self.hints: list[Hint] = []
+
+    def prefetch(self, hint: Hint) -> list[Told]:
+        self.hints.append(hint)
+        return [Told("w1", "any")]
+
+
 def make_context(
     generator: FakeGenerator,
     settings: GatewaySettings | None = None,
@@ -56,6 +69,7 @@ def make_context(
     return Context(
         models={MODEL: model},
         generator=generator,
+        prefetcher=FakePrefetcher(),
         settings=settings or GatewaySettings(),
         metrics=Metrics(),
         not_ready=lambda: None,

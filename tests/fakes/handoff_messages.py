@@ -6,13 +6,14 @@ on the target.
 
 from __future__ import annotations
 
+from google.protobuf.message import Message
+
 from baton.core.errors import HandoffError, InvalidRequestError
 from baton.core.request import FinishReason
 from baton.core.settings import TransferSettings
 from baton.transfer import messages, state
-from baton.transfer.base import ReservedGroup, SourceOutput, WriteResult
+from baton.transfer.base import MoveStop, ReservedGroup, SourceOutput, WriteResult
 from baton.transfer.messages import GroupGrant
-from google.protobuf.message import Message
 
 IDENTITY = state.Identity(b"h" * 16, attempt=1, source_epoch=11, target_epoch=22)
 SETTINGS = TransferSettings()
@@ -21,10 +22,13 @@ DEADLINE = 100.0
 AGENT = 3
 HASHES = (b"a" * 16, b"b" * 16)
 DUE = state.Due(10, (HASHES,), (3,))
+# The same, moved as it decodes: one more block for six more tokens at most.
+MOVE_DUE = state.Due(10, (HASHES,), (4,), 6)
 LIVE = {0: SourceOutput((7,), None)}
 ENDED = {0: SourceOutput((7,), FinishReason.STOP)}
 SUMS = (1, 2, 3)
 RESERVED = (ReservedGroup((20, 21, 22), (5, 6, 7), frozenset()),)
+ROOMY = (ReservedGroup((20, 21, 22, 23), (5, 6, 7, 8), frozenset()),)
 # The target holds block 0 already.
 SKIPPING = (ReservedGroup((9, 21, 22), (1, 6, 7), frozenset({0})),)
 ALL_SKIPPED = (ReservedGroup((9, 8, 7), (1, 1, 1), frozenset({0, 1, 2})),)
@@ -47,12 +51,20 @@ def ready(first: int, count: int, outputs=None) -> state.Ready:
     return state.Ready((first,), (ids,), outputs)
 
 
-def written(write_id: int, sums=SUMS) -> state.Written:
-    return state.Written(write_id, WriteResult((tuple(sums),), 100))
+def stopped(first: int, count: int, outputs=None) -> state.Stopped:
+    """A moving sequence stops: blocks from `first` on are its last; block 2 may be full by now."""
+    ids = tuple(range(10 + first, 10 + first + count))
+    hashes = (b"c" * 16,) if first + count > 3 else ()
+    return state.Stopped(MoveStop((first,), (ids,), (hashes,), outputs or LIVE))
+
+
+def written(write_id: int, sums=SUMS, at: float = 1.0) -> state.Written:
+    return state.Written(write_id, WriteResult((tuple(sums),), 100), at)
 
 
 def failed_write(write_id: int, *, quiesced: bool) -> state.Written:
-    return state.Written(write_id, WriteResult((), 0, error="broken", quiesced=quiesced))
+    result = WriteResult((), 0, error="broken", quiesced=quiesced)
+    return state.Written(write_id, result, at=1.0)
 
 
 def names(actions: list[state.Action]) -> list[str]:

@@ -20,9 +20,18 @@ class MemoryStore:
             self._entries[key] = value
             self._tell(WatchEvent("put", key, value))
 
+    async def claim(
+        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+    ) -> bytes | None:
+        holder = self._entries.get(key)
+        if holder is not None and holder not in (value, replaces):
+            return holder
+        await self.put(key, value, ttl_s)
+        return None
+
     async def get(self, key: str) -> bytes | None:
         if self.is_down:
-            raise StoreUnavailableError("down")
+            raise StoreUnavailableError("the store is down")
         return self._entries.get(key)
 
     async def delete(self, key: str) -> bool:

@@ -13,8 +13,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+
 from baton.core.settings import TransferSettings
-from baton.transfer.base import SourceOutput
+from baton.transfer.base import ReservedGroup, SourceOutput, Transport
+from baton.transfer.dist import DistTransport
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2
 from fakes.transfer import FakeWorker, due_of, fill, make_arena, make_request
@@ -39,8 +41,12 @@ class Child:
 
     def ask(self, *command: object, timeout_s: float = 30.0) -> Any:
         """Send a command and wait for its answer."""
-        self._pipe.send(command)
+        self.send(*command)
         return self.answer(timeout_s)
+
+    def send(self, *command: object) -> None:
+        """Send a command whose answer is waited for later."""
+        self._pipe.send(command)
 
     def answer(self, timeout_s: float = 30.0) -> Any:
         assert self._pipe.poll(timeout_s), "the other process does not answer"
@@ -79,11 +85,20 @@ def child(main: Callable[..., None], *args: object) -> Iterator[Child]:
 # --- memory that others write to ---
 
 
+def make_transport(name: str, settings: TransferSettings) -> Transport:
+    """The one that the settings name."""
+    if settings.transport == "dist":
+        return DistTransport(name, "127.0.0.1", settings)
+    return NixlTransport(name, settings)
+
+
 def memory_main(pipe: Connection, num_blocks: int, settings: dict[str, Any]) -> None:
     """Owns an arena and an agent. Commands: blocks, zero, recreate, time_recreate."""
     arena = make_arena(num_blocks, BLOCK_BYTES)
-    transport = NixlTransport(f"memory-{os.getpid()}", TransferSettings(**settings))
+    transport = make_transport(f"memory-{os.getpid()}", TransferSettings(**settings))
     transport.register([arena])
+    everything = [ReservedGroup(tuple(range(num_blocks)), (0,) * num_blocks, frozenset())]
+    transport.expect(("t", 0), everything)
     pipe.send((transport.endpoint_metadata(), arena.address))
     while True:
         command, *args = pipe.recv()
@@ -97,6 +112,7 @@ def memory_main(pipe: Connection, num_blocks: int, settings: dict[str, Any]) -> 
         elif command == "recreate":
             began = time.perf_counter()
             transport.recreate()
+            transport.expect(("t", 0), everything)
             arena.view[:] = 0
             pipe.send((transport.endpoint_metadata(), time.perf_counter() - began))
 
@@ -110,7 +126,7 @@ def worker_main(pipe: Connection, name: str, epoch: int, settings: dict[str, Any
 
 
 async def _serve(pipe: Connection, name: str, epoch: int, settings: TransferSettings) -> None:
-    transport = NixlTransport(f"{name}-{epoch}", settings)
+    transport = make_transport(f"{name}-{epoch}", settings)
     arena = make_arena(32, BLOCK_BYTES)
     worker = FakeWorker(name, epoch=epoch, settings=settings, transport=transport, arena=arena)
     await worker.start()

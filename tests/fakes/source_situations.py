@@ -13,13 +13,16 @@ from fakes.handoff_messages import (
     ENDED,
     IDENTITY,
     LIVE,
+    MOVE_DUE,
     OUR_ERROR,
     RESERVED,
+    ROOMY,
     SETTINGS,
     commit,
     failed_write,
     ready,
     received,
+    stopped,
     written,
 )
 
@@ -92,7 +95,38 @@ def accepted() -> SourceHandoff:
     return machine
 
 
+def move_offered() -> SourceHandoff:
+    """A sequence that decodes on: two full blocks are announced."""
+    machine = waiting()
+    machine.handle(MOVE_DUE, NOW)
+    machine.handle(ready(0, 2), NOW)
+    return machine
+
+
+def copying() -> SourceHandoff:
+    """Its blocks are in flight as write 0."""
+    machine = move_offered()
+    machine.handle(ROOMY_GRANT, NOW)
+    return machine
+
+
+def stopping() -> SourceHandoff:
+    """It stands still; its tail is in flight as write 1."""
+    machine = copying()
+    machine.handle(written(0, (1, 2)), NOW)
+    machine.handle(stopped(2, 1), NOW)
+    return machine
+
+
+def move_committed() -> SourceHandoff:
+    machine = stopping()
+    machine.handle(written(1, (3,)), NOW)
+    assert machine.state is SourceState.COMMITTED
+    return machine
+
+
 GRANT = received("grant", grant_body(RESERVED, AGENT))
+ROOMY_GRANT = received("grant", grant_body(ROOMY, AGENT))
 EVENTS: dict[str, state.Event] = {
     "offer": received("offer", pb.Offer()),
     "grant": GRANT,
@@ -109,6 +143,8 @@ EVENTS: dict[str, state.Event] = {
     "written": written(0, (1, 2)),
     "failed_write": failed_write(0, quiesced=True),
     "hung_write": failed_write(0, quiesced=False),
+    "stopped": stopped(2, 1),
+    "ended": stopped(2, 0, ENDED),
     "compute_failed": state.ComputeFailed(OUR_ERROR),
     "reserved": state.Reserved(RESERVED, AGENT),
     "no_room": state.NoRoom(),
@@ -132,4 +168,8 @@ SITUATIONS = {
     "failed": failed,
     "withdrawn": withdrawn,
     "accepted": accepted,
+    "move_offered": move_offered,
+    "copying": copying,
+    "stopping": stopping,
+    "move_committed": move_committed,
 }

@@ -34,6 +34,12 @@ def expecting(choices: frozenset[int] = frozenset({0}), **settings: object) -> T
     return TargetHandoff(IDENTITY, choices, 1, DEADLINE, chosen, NOW)
 
 
+def fetching() -> TargetHandoff:
+    """No submission awaits the blocks, which the source offers when it is asked."""
+    fetch = pb.Fetch(hashes=b"".join(DUE.hashes[0]))
+    return TargetHandoff(IDENTITY, (), 1, DEADLINE, SETTINGS, NOW, fetch)
+
+
 def queued() -> TargetHandoff:
     machine = expecting()
     machine.handle(OFFER, NOW)
@@ -126,6 +132,7 @@ EVENTS: dict[str, state.Event] = {
 }
 SITUATIONS = {
     "expecting": expecting,
+    "fetching": fetching,
     "queued": queued,
     "granted": granted,
     "granted_nothing": granted_nothing,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+
 from baton.core.request import SamplingParams
 from baton.core.settings import EngineSettings, ModelSettings
 from baton.engine.batch import Batch, BatchEntry, SampledToken, SampleSpec

@@ -9,8 +9,9 @@ from typing import Any
 
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import GatewaySettings
-from baton.gateway.dispatch import Dispatcher, Running
+from baton.gateway.dispatch import Dispatcher
 from baton.gateway.fleet import Fleet
+from baton.gateway.running import Running
 from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
 from baton.telemetry.metrics import Metrics

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
+
 from baton.core.block_hash import extend_hashes, root_hash
 from baton.core.errors import BatonError, InvalidRequestError
 from baton.core.kv import GroupSpec
@@ -20,16 +22,21 @@ from baton.transfer.base import (
     Arena,
     HandoffTiming,
     Key,
+    MoveStop,
+    PeerShard,
     ReservedGroup,
     SourceOutput,
     Transport,
 )
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.inproc import InprocTransport
+from baton.transfer.layout import whole_slice
+from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, transfer_pb2_grpc
 
 BLOCK_SIZE = 4
 TOKEN = "test-token"
+_numbers = itertools.count()
 DIGEST = "0" * 32
 GROUP = GroupSpec(
     "full", num_layers=2, num_kv_heads=2, k_dim=8, v_dim=8, block_size=4, dtype="float32"
@@ -63,6 +70,7 @@ class Due:
     num_tokens: int
     hashes: tuple[tuple[bytes, ...], ...]
     num_blocks: tuple[int, ...]
+    growth_tokens: int = 0
 
 
 def due_of(key: Key, request: Request) -> Due:
@@ -74,7 +82,7 @@ def due_of(key: Key, request: Request) -> Due:
 def make_arena(num_blocks: int = 16, block_bytes: int = GROUP.block_bytes) -> Arena:
     """Host memory for one group, zeroed."""
     view = np.zeros((num_blocks, block_bytes), np.uint8)
-    return Arena(0, view.ctypes.data, num_blocks, block_bytes, "DRAM", 0, view)
+    return Arena(0, view.ctypes.data, num_blocks, block_bytes, "DRAM", 0, view, whole_slice(GROUP))
 
 
 def fill(arena: Arena, block_ids: Sequence[int], seed: int) -> None:
@@ -102,8 +110,12 @@ class FakeHost:
     failures: dict[Key, BatonError] = field(default_factory=dict)
     released: list[Key] = field(default_factory=list)
     grants: list[Key] = field(default_factory=list)
+    # Moves that stop at once when they are asked to, and those whose end nobody can tell.
+    stops: dict[Key, MoveStop] = field(default_factory=dict)
+    doubts: list[Key] = field(default_factory=list)
     # Readable blocks by hash, as a prefix cache has them.
     cache: dict[bytes, int] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
         self.free = set(range(self.num_blocks))
@@ -115,6 +127,7 @@ class FakeHost:
         num_tokens: int,
         hashes: Sequence[Sequence[bytes]],
         num_blocks: Sequence[int],
+        growth_tokens: int = 0,
     ) -> tuple[ReservedGroup, ...] | None:
         if list(hashes[0]) != hashes_of(request):
             raise InvalidRequestError("the offered hashes are not those of the prompt")
@@ -133,6 +146,16 @@ class FakeHost:
         self.free.discard(block)
         self.generation[block] = self.generation.get(block, 0) + 1
         return block
+
+    def check_commit(
+        self,
+        key: Key,
+        outputs: Mapping[int, SourceOutput],
+        hashes: Sequence[Sequence[bytes]],
+        num_blocks: Sequence[int],
+    ) -> None:
+        """What the tokens say is the engine's business."""
+        assert key in self.reserved
 
     def adopt(self, key: Key, outputs: Mapping[int, SourceOutput]) -> None:
         assert key not in self.adopted, "adopted twice"
@@ -158,6 +181,13 @@ class FakeHost:
         assert not self.free.intersection(blocks), "freed twice"
         self.free.update(blocks)
 
+    def new_key(self) -> Key:
+        return ("", next(self.numbers))
+
+    def lend(self, key: Key, group: int, hashes: Sequence[bytes]) -> tuple[int, ...]:
+        """Whether blocks are lent is the engine's business, too."""
+        return ()
+
     def granted(self, key: Key) -> None:
         self.grants.append(key)
 
@@ -168,6 +198,16 @@ class FakeHost:
     def handed_off(self, key: Key, timing: HandoffTiming) -> None:
         assert key not in self.handed and key not in self.failures, "reported twice"
         self.handed[key] = timing
+
+    def withdrawn(self, key: Key) -> None:
+        self.handed_off(key, HandoffTiming())
+
+    def stop_move(self, key: Key) -> MoveStop | None:
+        return self.stops.pop(key, None)
+
+    def in_doubt(self, key: Key, error: BatonError) -> None:
+        self.doubts.append(key)
+        self.failed(key, error)
 
     def failed(self, key: Key, error: BatonError) -> None:
         assert key not in self.handed and key not in self.failures, "reported twice"
@@ -207,7 +247,8 @@ class FakeWorker:
         self.ref = common_pb2.WorkerRef(
             worker_id=self.name, epoch=self.epoch, address=f"127.0.0.1:{self.port}"
         )
-        self.transport.register([self.arena])
+        codecs = wire_codecs(self.settings, [GROUP], [self.arena])
+        self.transport.register([self.arena], codecs)
         extra = {} if self._clock is None else {"clock": self._clock}
         self.handoffs = Handoffs(
             self.ref,
@@ -220,6 +261,7 @@ class FakeWorker:
             loop,
             self._token,
             self.settings,
+            fetch_host=self.host,
             **extra,
         )
         handoffs = self.handoffs
@@ -334,3 +376,14 @@ class Handoff:
             self.source.host.failures[self.source_key],
             self.target.host.failures[self.target_key],
         )
+
+
+def make_int8_world() -> tuple[InprocTransport, InprocTransport, Arena, Arena]:
+    """A source connected to `target`, both with the int8 codec, and their memory."""
+    settings = TransferSettings(codec="int8")
+    source, target = (InprocTransport(f"int8-{next(_numbers)}") for _ in range(2))
+    here, there = make_arena(), make_arena()
+    for transport, arena in ((source, here), (target, there)):
+        transport.register([arena], wire_codecs(settings, [GROUP], [arena]))
+    source.connect("target", [PeerShard(target.endpoint_metadata(), (there,))])
+    return source, target, here, there

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from baton.core.errors import BatonError
+from baton.core.errors import BatonError, HandoffError
 from baton.core.request import FinishReason, Request
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import Key, TokenRow
@@ -28,6 +28,8 @@ TOKEN = "fake-deployment-token"
 MODEL = "fake"
 SlotEvent = session_pb2.SlotEvent
 Side = session_pb2.HandoffRole.Side
+# Steps after its commit at which a sequence that nobody has adopted is given up.
+NO_VERDICT_STEPS = 100
 
 
 def token_at(seed: int, choice: int, position: int) -> int:
@@ -46,6 +48,8 @@ class Network:
     # handoff_id to the choices that go on, and how many tokens each has.
     committed: dict[bytes, Mapping[int, int]] = field(default_factory=dict)
     adopted: set[bytes] = field(default_factory=set)
+    # Moves that the target refuses.
+    refused: set[bytes] = field(default_factory=set)
 
 
 @dataclass
@@ -60,6 +64,9 @@ class _Job:
     next: dict[int, int]
     scheduled: bool = False
     waits_for_accept: bool = False
+    # While it is copied: the Migrate's id, and the step at which the copy has caught up.
+    move_id: bytes = b""
+    caught_up_at: int = 0
 
 
 class FakeWorker:
@@ -77,6 +84,7 @@ class FakeWorker:
         max_running: int = 10_000,
         num_blocks: int = 100_000,
         session_grace_s: float = 5.0,
+        copy_steps: int = 3,
     ) -> None:
         self.worker_id = worker_id
         self.network = network or Network()
@@ -87,9 +95,19 @@ class FakeWorker:
         # a few steps after its target has adopted.
         self.mute = False
         self.late_first_token = False
+        # refuse_moves: takes none over. keep_last_rows: what it generates while it moves a sequence
+        # never leaves.
+        self.refuse_moves = False
+        self.keep_last_rows = False
         self.draining = False
+        self.leaving_in_ms = 0
+        self.short_of_blocks = False
+        self.free_blocks = num_blocks
+        self.copy_steps = copy_steps
         # What came in.
         self.submits: list[session_pb2.Submit] = []
+        self.migrates: list[session_pb2.Migrate] = []
+        self.prefetches: list[session_pb2.Prefetch] = []
         self.cancelled: list[Key] = []
         self.jobs: dict[Key, _Job] = {}
         self._late: list[tuple[int, TokenRow]] = []
@@ -133,7 +151,13 @@ class FakeWorker:
         await self.link.open()
         self._lease.worker.address = f"127.0.0.1:{self.link.port}"
         self.sessions = Sessions(
-            self._lease.worker, lambda: self._lease, self._submitted, self._cancel, self._settings
+            self._lease.worker,
+            lambda: self._lease,
+            self._submitted,
+            self._cancel,
+            self._migrate,
+            self.prefetches.append,
+            self._settings,
         )
         session_pb2_grpc.add_SessionServiceServicer_to_server(self.sessions, self._server)
         await self._server.start()
@@ -181,6 +205,13 @@ class FakeWorker:
         )
         self._wake.set()
 
+    def _migrate(self, key: Key, attempt: int, migrate: session_pb2.Migrate) -> None:
+        self.migrates.append(migrate)
+        job = self.jobs.get(key)
+        if job is not None:
+            job.move_id = migrate.handoff_id
+            job.caught_up_at = self._steps + self.copy_steps
+
     def _cancel(self, key: Key) -> None:
         self.cancelled.append(key)
         self.jobs.pop(key, None)
@@ -217,6 +248,8 @@ class FakeWorker:
             await asyncio.sleep(self.step_s)
 
     def _step(self, job: _Job, rows: list[TokenRow], events: list[tuple[Key, SlotEvent]]) -> None:
+        if job.move_id and self._stands_still(job, events):
+            return
         if job.waits_for_accept:
             is_late = any(row.key == job.key for _, row in self._late)
             if job.handoff_id in self.network.adopted and not is_late:
@@ -224,6 +257,10 @@ class FakeWorker:
                 del self.jobs[job.key]
             return
         if job.side == Side.SIDE_TARGET and not job.scheduled:
+            if self.refuse_moves and any(job.request.outputs.values()):
+                self.network.refused.add(job.handoff_id)
+                self._fail(job.key, HandoffError("no room"))
+                return
             committed = self.network.committed.get(job.handoff_id)
             if committed is None:
                 return
@@ -246,6 +283,25 @@ class FakeWorker:
         if not job.next:
             del self.jobs[job.key]
 
+    def _stands_still(self, job: _Job, events: list[tuple[Key, SlotEvent]]) -> bool:
+        """Move a running sequence; False while it goes on here."""
+        if job.move_id in self.network.adopted:
+            handed_off = SlotEvent(kind=SlotEvent.KIND_HANDED_OFF, handoff_id=job.move_id)
+            events.append((job.key, handed_off))
+            del self.jobs[job.key]
+            return True
+        if job.move_id in self.network.refused:
+            failed = SlotEvent(kind=SlotEvent.KIND_MOVE_FAILED, handoff_id=job.move_id)
+            events.append((job.key, failed))
+            job.move_id = b""
+            return False
+        if self._steps < job.caught_up_at:
+            return False
+        self.network.committed.setdefault(job.move_id, dict(job.next))
+        if self._steps > job.caught_up_at + NO_VERDICT_STEPS:
+            self._fail(job.key, HandoffError("no verdict"))
+        return True
+
     def _next_token(self, job: _Job, choice: int) -> TokenRow:
         position = job.next[choice]
         job.next[choice] += 1
@@ -253,16 +309,22 @@ class FakeWorker:
         if position + 1 == job.request.sampling.max_tokens:
             finish = FinishReason.LENGTH
             del job.next[choice]
+        key = job.key
+        if job.move_id and self.keep_last_rows:
+            # As of another submission, which nobody hears.
+            key = (key[0], 0)
         token = token_at(job.request.seed, choice, position)
-        return TokenRow(job.key, choice, position, token, finish)
+        return TokenRow(key, choice, position, token, finish)
 
     def _publish(self, rows: list[TokenRow], events: list[tuple[Key, SlotEvent]]) -> None:
         load = session_pb2.Load(
             sequence_number=self._steps + 1,
             num_running=len(self.jobs),
-            free_blocks=self.num_blocks,
+            free_blocks=self.free_blocks,
             queue_room=max(0, self.max_running - len(self.jobs)),
             draining=self.draining,
+            leaving_in_ms=self.leaving_in_ms,
+            short_of_blocks=self.short_of_blocks,
         )
         self._steps += 1
         self.sessions.publish(rows, events, load)

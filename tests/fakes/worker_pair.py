@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from baton.telemetry import rpc
 from baton.transfer.hello import Greeter
+from baton.transfer.seal import seal
 from baton.v1 import transfer_pb2 as pb
 from baton.v1 import transfer_pb2_grpc
 from fakes.transfer import TOKEN, FakeWorker
@@ -63,6 +64,8 @@ class RawPeer:
         await self._channel.close()
 
     async def say(self, message: pb.HandoffMessage) -> None:
+        if message.WhichOneof("body") != "hello":
+            seal(message)
         await self._call.write(pb.HandoffRequest(message=message))
 
     async def hear(self) -> pb.HandoffMessage:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from baton.cluster.processes import in_session
 from baton.cluster.protocol import ClusterConfig
 from baton.cluster.supervisor import Supervisor

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fakes.deployment import Deployment, deployment, wait_for
 
 # 300 prompt tokens take 3 s in chunks of 16, so there is time to leave in the middle.

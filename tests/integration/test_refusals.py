@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,17 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+
 from baton.core import model_folder
-from baton.v1 import session_pb2, session_pb2_grpc, transfer_pb2, transfer_pb2_grpc
-from fakes.deployment import Deployment, deployment
+from baton.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+    transfer_pb2,
+    transfer_pb2_grpc,
+)
+from fakes.deployment import Deployment, deployment, wait_for
 
 MOCK = ("--engine", "mock", "--mock-step-ms", "1")
 
@@ -58,6 +67,94 @@ def test_a_stranger_at_a_workers_port_is_turned_away(running: Deployment) -> Non
                 list(transfers.Handoff(iter([transfer_pb2.HandoffRequest()])))
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert answers(running)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/baton.v1.SessionService/Session",
+        "/baton.v1.EventsService/KvEvents",
+        "/baton.v1.TransferService/Handoff",
+        "/grpc.health.v1.Health/Check",
+    ],
+)
+def test_garbage_at_a_workers_port_ends_that_call_only(running: Deployment, method: str) -> None:
+    metadata = (("authorization", f"Bearer {running.token_file.read_text().strip()}"),)
+    for worker in running.workers():
+        with grpc.insecure_channel(worker["address"]) as channel:
+            call = channel.stream_stream(method)
+            with pytest.raises(grpc.RpcError) as refused:
+                list(call(iter([b"\xff\xff\xff\xff"]), metadata=metadata))
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert method in refused.value.details()
+    assert all(worker["state"] == "ready" for worker in running.workers())
+    assert not any("Traceback" in running.log(name) for name in running.processes)
+    assert answers(running)
+
+
+def test_without_a_decode_worker_the_deadlines_error_says_so() -> None:
+    with deployment(*MOCK, environment={"BATON_GATEWAY__REQUEST_TIMEOUT_S": "2"}) as it:
+        it.start_workers(prefill=1, decode=1)
+        it.processes["decode-0"].terminate()
+        it.processes.pop("decode-0").wait(timeout=30)
+        body = {"model": "baton-tiny", "prompt": "Hello", "max_tokens": 4}
+        answer = httpx.post(f"{it.url}/v1/completions", json=body, timeout=30)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (504, "deadline_exceeded")
+        assert "no decode worker for model 'baton-tiny' is alive" in error["message"]
+        with grpc.insecure_channel(it.grpc) as channel:
+            call = inference_pb2_grpc.InferenceServiceStub(channel).Generate
+            request = inference_pb2.GenerateRequest(model="baton-tiny", text="Hello")
+            # With our deadline, and with the caller's.
+            for timeout_s in (None, 1.0):
+                with pytest.raises(grpc.RpcError) as refused:
+                    list(call(request, timeout=timeout_s))
+                assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                assert "no decode worker" in refused.value.details()
+        assert "no decode worker" in httpx.get(f"{it.url}/ready").json()["reason"]
+
+
+def test_a_taken_worker_id_is_refused_at_the_start(running: Deployment) -> None:
+    [holder] = [worker for worker in running.workers() if worker["id"] == "decode-0"]
+    done = run_worker(running, "--engine", "mock", "--role", "decode", "--worker-id", "decode-0")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("baton: worker id 'decode-0' is taken")
+    for part in (holder["address"], str(holder["pid"]), holder["node"], holder["epoch"]):
+        assert part in done.stderr
+    assert "another --worker-id" in done.stderr
+    assert "Traceback" not in done.stderr
+    [still] = [worker for worker in running.workers() if worker["id"] == "decode-0"]
+    assert (still["epoch"], still["state"]) == (holder["epoch"], "ready")
+    assert answers(running)
+
+
+def test_of_two_workers_with_one_id_that_start_at_once_one_serves() -> None:
+    with deployment(*MOCK) as it:
+        names = ("a", "b")
+        for name in names:
+            it.start_worker(name, "any", "--worker-id", "same")
+        wait_for("a refusal", lambda: any(it.processes[n].poll() is not None for n in names), 60)
+        [refused] = [name for name in names if it.processes[name].poll() is not None]
+        assert it.processes.pop(refused).returncode == 2
+        assert "worker id 'same' is taken" in it.log(refused)
+        it.wait_ready(1)
+        assert answers(it)
+
+
+def test_a_worker_that_wakes_up_to_a_successor_leaves() -> None:
+    quick = {"BATON_WORKER__LEASE_TTL_S": "0.5", "BATON_WORKER__LEASE_RENEW_S": "0.1"}
+    with deployment(*MOCK, environment=quick) as it:
+        it.start_worker("old", "any", "--worker-id", "same")
+        it.wait_ready(1)
+        it.kill("old", signal.SIGSTOP)
+        new = it.start_worker("new", "any", "--worker-id", "same")
+        wait_for("the successor", lambda: "serves at" in it.log("new"), 60)
+        it.kill("old", signal.SIGCONT)
+        assert it.processes.pop("old").wait(timeout=60) == 1
+        assert "worker_id_taken" in it.log("old")
+        it.wait_ready(1)
+        assert [worker["pid"] for worker in it.workers()] == [new.pid]
+        assert answers(it)
 
 
 def test_workers_that_cannot_exchange_kv_are_not_paired(running: Deployment) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from baton.cluster.processes import in_session, kill_session
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

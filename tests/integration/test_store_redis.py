@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.asyncio import Redis
+
 from baton.core.errors import ConfigError, UnauthenticatedError
 from baton.store.base import Store, StoreUnavailableError, WatchEvent
 from baton.store.connect import connect
 from baton.store.redis import RedisStore
-from redis.asyncio import Redis
 from suites.redis_server import RedisServer
 from suites.store import StoreSuite
 from suites.store_tools import logged, watching

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from fakes.deployment import Deployment, deployment, wait_for
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "loadtests"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fakes.deployment import Deployment, deployment
 
 VOCAB = 2000
@@ -76,10 +77,11 @@ def expected() -> list[Tokens]:
         return alone
 
 
-@pytest.fixture(scope="module", params=[(1, 1), (2, 2)], ids=["1+1", "2+2"])
+@pytest.fixture(scope="module", params=[(1, 1, 4), (2, 2, 2)], ids=["1+1", "2+2"])
 def split(request: pytest.FixtureRequest) -> Iterator[Deployment]:
-    prefill, decode = request.param
-    with deployment(*FLAGS, environment=CHUNKED) as running:
+    prefill, decode, layer_groups = request.param
+    environment = CHUNKED | {"BATON_TRANSFER__LAYER_GROUPS": str(layer_groups)}
+    with deployment(*FLAGS, environment=environment) as running:
         running.start_workers(prefill=prefill, decode=decode)
         yield running
 
@@ -107,7 +109,8 @@ def test_preemption_does_not_change_tokens(expected: list[Tokens]) -> None:
     wanted = [(b, e) for b, e in zip(bodies(), expected, strict=True) if len(b["prompt"]) <= 300]
     # Room for a few of these at a time: running sequences must give blocks back.
     flags = ("--dtype", "float64", "--kv-blocks", "40")
-    with deployment(*flags, environment=CHUNKED) as running:
+    environment = CHUNKED | {"BATON_TRANSFER__LAYER_GROUPS": "1"}
+    with deployment(*flags, environment=environment) as running:
         running.start_workers(prefill=1, decode=1)
         got = ask_together(running.url, [body for body, _ in wanted])
     assert got == [tokens for _, tokens in wanted]

@@ -7,6 +7,7 @@ import os
 import random
 
 import pytest
+
 from baton.gateway.dispatch import Dispatcher
 from baton.gateway.fleet import Fleet
 from baton.router.policy.registry import policy_named

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import grpc
+
 from baton.core.clock import Clock, monotonic
 from baton.store.base import Store
 from baton.store.embedded import EmbeddedStore, EmbeddedStoreServer
@@ -14,8 +15,11 @@ TOKEN = "deployment-token"
 
 
 class EmbeddedBackend:
-    def __init__(self, max_watch_events: int = 10_000, clock: Clock = monotonic) -> None:
+    def __init__(
+        self, max_watch_events: int = 10_000, clock: Clock = monotonic, token: str = TOKEN
+    ) -> None:
         self.port = 0
+        self._token = token
         self._clock = clock
         self._max_watch_events = max_watch_events
         self.service = EmbeddedStoreServer(clock, max_watch_events)
@@ -27,14 +31,15 @@ class EmbeddedBackend:
     def url(self) -> str:
         return f"grpc://127.0.0.1:{self.port}"
 
-    def open(self, prefix: str = "p", timeout_s: float = 5.0, token: str = TOKEN) -> Store:
-        client = EmbeddedStore(self.url, token, prefix, timeout_s)
+    def open(self, prefix: str = "p", timeout_s: float = 5.0, token: str = "") -> Store:
+        """`token`: the server's unless it is given."""
+        client = EmbeddedStore(self.url, token or self._token, prefix, timeout_s)
         self._clients.append(client)
         return client
 
     async def start(self) -> None:
         self.service = EmbeddedStoreServer(self._clock, self._max_watch_events)
-        self._server = rpc.server(TOKEN)
+        self._server = rpc.server(self._token)
         self.service.add_to_server(self._server)
         self.port = rpc.listen(self._server, "127.0.0.1", self.port)
         await self._server.start()

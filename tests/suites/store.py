@@ -8,6 +8,7 @@ import random
 from typing import Any
 
 import pytest
+
 from baton.core.errors import InvalidRequestError
 from baton.store.base import (
     MAX_KEY_BYTES,
@@ -39,6 +40,47 @@ class StoreSuite:
             assert (await watch.next()).value == value
         assert await store.get("k") == value
         assert await store.list("") == {"k": value}
+
+    async def test_a_claim_puts_only_what_nobody_else_holds(self, backend: Backend) -> None:
+        store = backend.open()
+        async with watching(store, "") as watch:
+            await watch.until("synced")
+            assert await store.claim("k", b"1", 600) is None
+            assert await store.claim("k", b"1", 600) is None
+            assert await store.claim("k", b"2", 600) == b"1"
+            assert await store.claim("k", b"2", 600, replaces=b"0") == b"1"
+            assert await store.claim("k", b"2", 600, replaces=b"1") is None
+            assert await store.claim("k", b"", 600, replaces=b"2") is None
+            assert await store.claim("k", b"3", 600) == b""
+            assert await store.claim("k", b"3", 600, replaces=b"") is None
+            assert [(await watch.next()).value for _ in range(4)] == [b"1", b"2", b"", b"3"]
+        assert await store.get("k") == b"3"
+
+    async def test_of_concurrent_claims_one_wins(self, backend: Backend) -> None:
+        clients = [backend.open(), backend.open()]
+        values = [b"%d" % i for i in range(20)]
+        holders = await asyncio.gather(
+            *(clients[i % 2].claim("k", value, 600) for i, value in enumerate(values))
+        )
+        winner = await clients[0].get("k")
+        assert winner in values
+        assert [h for v, h in zip(values, holders, strict=True) if v == winner] == [None]
+        assert {h for v, h in zip(values, holders, strict=True) if v != winner} == {winner}
+
+    async def test_a_claim_runs_out_and_is_renewed(self, backend: Backend) -> None:
+        store = backend.open()
+        async with watching(store, "") as watch:
+            await watch.until("synced")
+            assert await store.claim("short", b"1", 0.05) is None
+            await watch.until("expired", "short")
+        assert await store.claim("short", b"2", 0.05) is None
+        assert await store.claim("short", b"2", 600) is None
+        assert await store.claim("long", b"1", 0.1) is None
+        async with watching(store, "long") as watch:
+            seen = await watch.until("synced")
+            if len(seen) > 1:  # else it expired before the watch began
+                await watch.until("expired", "long")
+        assert await store.get("short") == b"2"
 
     async def test_a_list_is_sorted_and_holds_only_its_prefix(self, backend: Backend) -> None:
         store = backend.open()
@@ -213,6 +255,7 @@ class StoreSuite:
         store = backend.open()
         for operation in (
             store.put(key, b""),
+            store.claim(key, b"", 1),
             store.get(key),
             store.delete(key),
             store.increment(key),
@@ -239,6 +282,7 @@ class StoreSuite:
         await backend.stop()
         for operation in (
             store.put("k", b"2"),
+            store.claim("k", b"2", 600),
             store.get("k"),
             store.delete("k"),
             store.list(""),

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
 import pytest
+
 from baton.store.base import Store, StoreUnavailableError, WatchEvent
 
 # Nothing here takes this long; it only keeps a broken store from hanging the suite.

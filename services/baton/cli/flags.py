@@ -26,6 +26,9 @@ _ENGINE = {
     "--kv-blocks": "engine.kv_blocks",
     "--kv-memory": "engine.kv_memory_bytes",
     "--block-size": "engine.block_size",
+    "--host-kv": "tiers.host_bytes",
+    "--disk-kv": "tiers.disk_bytes",
+    "--disk-kv-path": "tiers.disk_path",
     "--mock-prefill-us-per-token": "engine.mock_prefill_us_per_token",
     "--mock-step-ms": "engine.mock_step_ms",
 }
@@ -34,6 +37,8 @@ _COMMON = {
     "--token-file": "token_file",
     "--log-level": "log.level",
 }
+# For commands that find a worker through the store.
+CONTROL = {"--store": "store.url", "--token-file": "token_file"}
 # A gateway takes the engine's flags too, so that one set fits all parts of a deployment.
 GATEWAY = {
     **_MODEL,
@@ -64,7 +69,7 @@ SERVE = {
 
 AGGREGATED_HELP = "The same as --prefill 0: the decode workers compute prompts too."
 CONFIG_HELP = "YAML file with settings; flags and the environment win over it."
-SIZES = {"--kv-memory"}
+SIZES = {"--kv-memory", "--host-kv", "--disk-kv"}
 
 
 def with_settings(flags: dict[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:

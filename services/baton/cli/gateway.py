@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from baton.cli.flags import GATEWAY, with_settings
+from baton.core.redact import redact_url
 from baton.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ def gateway(
 
 async def _run(config: GatewayConfig, listener: socket.socket, json: bool) -> None:
     from baton.cli.stopping import Stopped, StopSignals
-    from baton.core.redact import redact_url
     from baton.gateway.server import GatewayServer
 
     signals = StopSignals()
@@ -55,9 +56,22 @@ async def _run(config: GatewayConfig, listener: socket.socket, json: bool) -> No
         print(json_module.dumps(shown), flush=True)
     else:
         print(f"HTTP  {addresses.http}\ngRPC  {addresses.grpc}\nstore {store}", flush=True)
-        print(f"Start workers with: baton worker --role any --store {store}", flush=True)
+        print(f"Start workers with: {worker_command(addresses.store)}", flush=True)
     await signals.asked.wait()
     try:
         await signals.unless_forced(server.stop(config.gateway.shutdown_grace_s))
     except Stopped:
         raise SystemExit(1) from None
+
+
+def worker_command(store: str) -> str:
+    """What to paste into a shell. A password is left to it, and out of the list of processes."""
+    shown = redact_url(store)
+    if shown == store:
+        return f"baton worker --role any --store {shlex.quote(store)}"
+    url = shown.replace("***", "$STORE_PASSWORD")
+    return (
+        f'BATON_STORE__URL="{url}" baton worker --role any\n'
+        "after: read -rs STORE_PASSWORD (the one in this gateway's store.url, special characters "
+        "as %XX)"
+    )

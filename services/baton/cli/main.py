@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from baton.cli.config import config
+from baton.cli.drain import drain, undrain
 from baton.cli.gateway import gateway
 from baton.cli.serve import serve
 from baton.cli.version import version
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, gateway, worker, workers, config, version):
+for command in (serve, gateway, worker, workers, drain, undrain, config, version):
     app.command()(command)
 
 if __name__ == "__main__":

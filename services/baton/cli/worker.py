@@ -12,15 +12,13 @@ from baton.cli.flags import WORKER, with_settings
 from baton.core.errors import ConfigError
 from baton.core.settings import Settings
 
-# For requests that run when the worker is told to stop; a second signal ends it at once.
-DRAIN_S = 30.0
-
 
 @with_settings(WORKER)
 def worker(settings: Settings) -> None:
-    """Run one worker in this process; SIGTERM and Ctrl-C drain it."""
+    """Run one worker in this process; SIGTERM and Ctrl-C drain it, a second one ends it at once."""
     from baton.cli.token_file import deployment_token
     from baton.core import model_folder
+    from baton.core.redact import redact_url
     from baton.telemetry import logging
 
     if settings.store.url == "embedded":
@@ -50,8 +48,15 @@ def worker(settings: Settings) -> None:
     running.start()
     info = running.info()
     print(f"worker {info['worker_id']} serves at {info['address']}", file=sys.stderr, flush=True)
+    if not running.is_registered:
+        print(
+            f"baton: the store at {redact_url(settings.store.url)} does not answer, so no gateway "
+            "finds this worker yet; it goes on trying: start the store, or check --store",
+            file=sys.stderr,
+            flush=True,
+        )
     asked.wait()
-    running.stop(DRAIN_S)
+    running.stop()
 
 
 def _on_signals() -> threading.Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,13 +77,13 @@ def print_table(found: list[dict[str, Any]]) -> None:
     # What a narrow terminal has no room for; --json has it all.
     is_wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "ROLE", "STATE", "PID", "LOAD", "KV BLOCKS", "DIGEST"):
+    for column in ("ID", "ROLE", "STATE", "PID", "LOAD", "KV BLOCKS", "DIGEST", "LINKS"):
         table.add_column(column, no_wrap=True)
     if is_wide:
-        for column in ("NODE", "EPOCH", "TRANSPORT"):
+        for column in ("NODE", "EPOCH"):
             table.add_column(column, no_wrap=True)
     for worker in found:
-        more = (worker["node"], worker["epoch"][:8], worker["transport"]) if is_wide else ()
+        more = (worker["node"], worker["epoch"][:8]) if is_wide else ()
         table.add_row(
             worker["id"],
             worker["role"],
@@ -90,6 +91,7 @@ def print_table(found: list[dict[str, Any]]) -> None:
             str(worker["pid"]),
             *load_cells(worker["load"]),
             worker["digest"][:8],
+            link_cell(worker),
             *more,
         )
     if not found:
@@ -99,6 +101,20 @@ def print_table(found: list[dict[str, Any]]) -> None:
     for worker in found:
         if worker["reason"]:
             console.print(f"{worker['id']}: {worker['reason']}", markup=False)
+
+
+# As a narrow table has room for.
+_FABRICS = {"shared memory": "shm"}
+
+
+def link_cell(worker: dict[str, Any]) -> str:
+    """The transport and what carries its bytes to the peers that are up, most peers first."""
+    fabrics = Counter(
+        _FABRICS.get(link["fabric"], link["fabric"])
+        for link in worker["links"]
+        if link["is_up"] and link["fabric"]
+    )
+    return "/".join([worker["transport"], *(name for name, _ in fabrics.most_common())])
 
 
 def load_cells(load: dict[str, Any]) -> tuple[str, str]:

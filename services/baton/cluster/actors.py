@@ -26,6 +26,8 @@ STOP_MARGIN_S = 5.0
 MAX_CRASHES = 3
 COUNT_CRASHES_S = 1.0
 
+_SERVING = (WorkerStatus.READY, WorkerStatus.DRAINING)
+
 
 @dataclass
 class _Actor:
@@ -68,17 +70,18 @@ class Actors:
         self._head_alive = head_alive
         self._emit = emit
         self._failed = failed
+        self._drain_grace_s = config.groups().worker.drain_grace_s
         self._actors: dict[str, _Actor] = {}
 
     @property
     def all_ready(self) -> bool:
         """As many serve as there should be."""
-        ready = [a.role for a in self._actors.values() if a.status is WorkerStatus.READY]
+        ready = [a.role for a in self._actors.values() if a.status in _SERVING]
         return all(ready.count(role) == count for role, count in self.target.items())
 
     def waiting_for(self) -> list[str]:
         """Ids of the workers that do not serve yet."""
-        return [a.worker_id for a in self._actors.values() if a.status < WorkerStatus.READY]
+        return [a.worker_id for a in self._actors.values() if a.status < WorkerStatus.DRAINING]
 
     def step(self) -> None:
         """Hear from the actors, then start and stop what the target asks for."""
@@ -96,7 +99,7 @@ class Actors:
                 if isinstance(action, Start):
                     self._start(action)
                 else:
-                    self.stop(action.worker_id, 0.0)
+                    self.stop(action.worker_id, self._drain_grace_s)
         self._ask(now)
 
     def remove(self, worker_id: str, grace_s: float) -> None:
@@ -107,11 +110,13 @@ class Actors:
             self.stop(worker_id, grace_s)
 
     def stop(self, worker_id: str, grace_s: float) -> None:
-        """Ask a worker to leave; its process is killed when it has, or has not in time."""
+        """Have a worker drain and leave; its process is killed when it has, or has not in time."""
         actor = self._actors[worker_id]
         if actor.status is WorkerStatus.FAILED:
             del self._actors[worker_id]
             return
+        if actor.status is WorkerStatus.STARTING:
+            grace_s = 0.0
         actor.status = WorkerStatus.STOPPING
         actor.stop_by = time.monotonic() + grace_s + STOP_MARGIN_S
         actor.question = actor.handle.stop.remote(grace_s)
@@ -194,7 +199,8 @@ class Actors:
             actor.pid = answer["pid"]
             seconds = now - actor.since
             self._tell(actor, "ready", pid=actor.pid, address=answer["address"], seconds=seconds)
-        actor.status = WorkerStatus.READY
+        drains = answer["state"] == "draining"
+        actor.status = WorkerStatus.DRAINING if drains else WorkerStatus.READY
         actor.num_failures = 0
         actor.count_at = 0.0
         actor.ask_at = now + ASK_READY_S
@@ -206,7 +212,7 @@ class Actors:
             return
         if not isinstance(error, ActorDiedError):
             # Its process ended, and Ray is starting another.
-            if actor.status is WorkerStatus.READY:
+            if actor.status in _SERVING:
                 actor.status, actor.since = WorkerStatus.STARTING, now
                 self._tell(actor, "restarting")
             actor.ask_at = now + ASK_STARTING_S

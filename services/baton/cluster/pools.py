@@ -10,12 +10,13 @@ from baton.core.settings import PoolSettings
 
 
 class WorkerStatus(IntEnum):
-    """Ordered by how little is lost when a pool shrinks."""
+    """Ordered by how little is lost when a pool shrinks. DRAINING serves on, as it was told to."""
 
     FAILED = 0
     STARTING = 1
-    READY = 2
-    STOPPING = 3
+    DRAINING = 2
+    READY = 3
+    STOPPING = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def reconcile(
 ) -> list[Action]:
     """What to do so that each role has its target. Stopping workers do not count.
 
-    A pool that shrinks gives up failed workers first, then starting ones, then the newest.
+    A pool that shrinks gives up failed workers first, then starting ones, then those that drain
+    already, then the newest.
     """
     workers = list(seen)
     taken = {w.worker_id for w in workers}

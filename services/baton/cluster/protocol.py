@@ -25,7 +25,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from baton.core.settings import ClusterSettings, EngineSettings, ModelSettings, PoolSettings
+from baton.core.settings import (
+    ClusterSettings,
+    EngineSettings,
+    ModelSettings,
+    PoolSettings,
+    WorkerSettings,
+)
 
 Event = dict[str, Any]
 Command = dict[str, Any]
@@ -38,6 +44,7 @@ class ClusterGroups(BaseModel):
 
     model: ModelSettings
     engine: EngineSettings
+    worker: WorkerSettings
     pools: PoolSettings
     cluster: ClusterSettings
 

@@ -17,6 +17,7 @@ import ray
 from ray import serve
 
 from baton.cluster.actors import Actors
+from baton.cluster.keeper import Keeper
 from baton.cluster.parts import cluster_config, gateway_config
 from baton.cluster.placement import place
 from baton.cluster.pools import targets
@@ -55,32 +56,30 @@ class WorkerKeeper:
         self._timeout_s = groups.cluster.start_timeout_s
         self._error: BatonError | None = None
         self._ready = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker-keeper", daemon=True)
+        self._keeper = Keeper("worker-keeper", self._step, TICK_S)
+        self.problem = self._keeper.problem
 
     async def start(self) -> None:
         """Return when all workers serve; raises the error of one that cannot."""
-        self._thread.start()
+        self._keeper.start()
         deadline = time.monotonic() + self._timeout_s
         while not self._ready.is_set():
             if self._error is not None:
                 raise self._error
             if time.monotonic() > deadline:
-                waiting = ", ".join(self._actors.waiting_for())
+                waiting = self._keeper.failure() or ", ".join(self._actors.waiting_for())
                 raise UnavailableError(f"not ready after {self._timeout_s:.0f} s: {waiting}")
             await asyncio.sleep(TICK_S)
 
     async def stop(self) -> None:
         """Let the workers leave the store. Ray ends their processes with this one."""
-        self._stopping.set()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._keeper.stop)
         await asyncio.to_thread(self._actors.drain_all, 0.0, GOODBYE_S, lambda: False)
 
-    def _run(self) -> None:
-        while not self._stopping.wait(TICK_S):
-            self._actors.step()
-            if self._actors.all_ready:
-                self._ready.set()
+    def _step(self) -> None:
+        self._actors.step()
+        if self._actors.all_ready:
+            self._ready.set()
 
     def _on_failed(self, error: BatonError) -> None:
         if not self._ready.is_set():
@@ -117,6 +116,8 @@ class Gateway:
         async with open_store(settings.store, token) as (store, store_url):
             keeper = WorkerKeeper(cluster_config(settings, config, store_url))
             async with open_context(config, store) as context:
+                not_ready = context.not_ready
+                context.not_ready = lambda: keeper.problem() or not_ready()
                 try:
                     await keeper.start()
                     yield context

@@ -9,16 +9,3 @@ from collections.abc import Callable
 Clock = Callable[[], float]
 
 monotonic: Clock = time.monotonic
-
-
-class ManualClock:
-    """A clock that moves when told to."""
-
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds

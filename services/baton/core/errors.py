@@ -93,10 +93,18 @@ class WorkerLostError(BatonError):
 
 
 class HandoffError(BatonError):
-    """The KV of a request could not be moved; its blocks were not read."""
+    """The KV of a request could not be moved; its blocks were not read.
+
+    `reason` is a word for metrics, from a small fixed set; by default a peer has said what cannot
+    be.
+    """
 
     code = "handoff_failed"
     retryable = True
+
+    def __init__(self, message: str, *, reason: str = "contradiction") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigError(BatonError):

@@ -11,9 +11,11 @@ def redact_url(url: str) -> str:
     url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
     try:
         parts = urlsplit(url)
+        password = parts.password
     except ValueError:
-        return url
-    if parts.password is None:
-        return url
+        password = None
+    if password is None:
+        # With an unescaped "/" in it, it does not look like one.
+        return re.sub(r"^(\w+://[^:/@]*:).*@", r"\1***@", url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -99,6 +99,8 @@ class Request:
     grammar: str = ""
     priority: int = 0
     traceparent: str = ""
+    # Seconds for which the KV of prompt and output is to stay cached after the end.
+    cache_ttl_s: float = 0.0
 
     @property
     def num_choices(self) -> int:

@@ -8,10 +8,12 @@ docstrings become `docs/settings.md`. Loading, with errors for unknown names, is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from baton.core.store_url import check_store_url
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 
@@ -54,6 +56,8 @@ class EngineSettings(Group):
     """Token budget of a step, shared by decode and prefill chunks."""
     max_sequences: int = Field(256, ge=1)
     """Sequences that run at once."""
+    max_pinned_share: float = Field(0.5, ge=0, le=1)
+    """Share of the pool that `cache_ttl` keeps cached as long as there is other room."""
     deterministic: bool = False
     """Reserved: batch-invariant numerics. Refused until the engine has them."""
     num_threads: int | None = Field(None, ge=1)
@@ -94,8 +98,12 @@ class GatewaySettings(Group):
     """Largest request body."""
     shutdown_grace_s: float = Field(2.0, ge=0)
     """Time that open streams get when the gateway stops."""
+    max_cache_ttl_s: float = Field(3600.0, ge=0)
+    """Longest `cache_ttl` of a request."""
     max_attempts: int = Field(3, ge=1)
     """Placements of a request in a row that bring no token before it fails."""
+    max_moves_per_worker: int = Field(8, ge=0)
+    """Running sequences that move away from, or to, one worker at a time; 0 moves none."""
     resume_window_s: float = Field(5.0, gt=0)
     """How long a broken worker stream may take to resume before the worker counts as lost."""
 
@@ -122,6 +130,8 @@ class WorkerSettings(Group):
     """A worker that has not renewed for this long leaves the store."""
     lease_renew_s: float = Field(2.0, gt=0)
     """Time between renewals."""
+    drain_grace_s: float = Field(30.0, ge=0)
+    """Time that requests get to move away or end when the worker is told to stop."""
     session_grace_s: float = Field(5.0, gt=0)
     """A gateway's session gone for this long has its requests cancelled."""
 
@@ -129,8 +139,10 @@ class WorkerSettings(Group):
 class TransferSettings(Group):
     """Moving KV between workers."""
 
-    transport: Literal["nixl", "inproc"] = "nixl"
-    """nixl between processes; inproc within one, for tests."""
+    transport: Literal["nixl", "dist", "inproc"] = "nixl"
+    """nixl or dist (torch.distributed) between processes; inproc within one, for tests."""
+    expect_rdma: bool = False
+    """Log an error when KV goes to a peer by anything but RDMA."""
     ucx_net_devices: str | None = "lo"
     """UCX_NET_DEVICES for NIXL: loopback by default; empty leaves the choice to UCX."""
     ucx_tls: str | None = None
@@ -147,18 +159,47 @@ class TransferSettings(Group):
     """Source: wait for Accepted before it asks again with Status."""
     status_tries: int = Field(3, ge=1)
     """Status questions before the source gives up."""
+    fetch_wait_s: float = Field(2.0, gt=0)
+    """Longest wait for cached blocks of a prompt from a peer, before it is computed here."""
+    max_growth_tokens: int = Field(256, ge=1)
+    """Tokens that a sequence may generate while it is moved; a target refuses more."""
+    layer_groups: int = Field(4, ge=1)
+    """Parts in which a prompt's blocks are sent as layers are computed; 1 sends them whole."""
+    stop_wait_s: float = Field(2.0, gt=0)
+    """Source: longest time that a moved sequence stands still before its commit."""
     checksum: Literal["always", "off"] = "always"
     """Check every written region; off only for benchmarks."""
+    codec: Literal["none", "int8"] = "none"
+    """How full blocks cross the wire: int8, where both workers have it, is smaller, less exact."""
     max_ungranted_share: float = Field(0.25, gt=0, le=1)
     """Share of the pool that finished but ungranted blocks may hold on a source."""
     max_quarantined_share: float = Field(0.25, gt=0, le=1)
     """Share of the pool in quarantine beyond which the transport agent is recreated."""
 
 
+class TierSettings(Group):
+    """Copies of a worker's cached KV blocks in host memory and on disk."""
+
+    host_bytes: int = Field(0, ge=0)
+    """Host memory for them, of each worker; 0 keeps none there."""
+    disk_bytes: int = Field(0, ge=0)
+    """Disk space for them, of each worker; 0 keeps none there."""
+    disk_path: Path | None = None
+    """Folder on the disk; each worker takes a subfolder that no other living one uses."""
+    codec: Literal["none", "int8"] = "none"
+    """How copies are encoded: none keeps them exact, int8 makes them smaller and less exact."""
+    demote_share: float = Field(1.0, gt=0, le=1)
+    """Share of the device's blocks that is kept free or copied ahead; 1 copies every idle one."""
+    max_copies: int = Field(64, ge=1)
+    """Blocks that move between two tiers at once, in each direction."""
+    promote_wait_s: float = Field(0.5, ge=0)
+    """Longest wait of a request for blocks of its prompt from lower tiers, before it computes."""
+
+
 class StoreSettings(Group):
     """Discovery."""
 
-    url: str = "embedded"
+    url: Annotated[str, AfterValidator(check_store_url)] = "embedded"
     """embedded, grpc://HOST:PORT or redis://HOST:PORT/DB."""
     host: str = "127.0.0.1"
     """Embedded store: address that it listens on."""
@@ -206,6 +247,7 @@ class Settings(BaseSettings):
     router: RouterSettings = RouterSettings()
     worker: WorkerSettings = WorkerSettings()
     transfer: TransferSettings = TransferSettings()
+    tiers: TierSettings = TierSettings()
     store: StoreSettings = StoreSettings()
     cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()

@@ -208,12 +208,12 @@ def _nested(given: Mapping[str, _Given]) -> dict[str, Any]:
 def _explain(detail: Mapping[str, Any], given: Mapping[str, _Given]) -> str:
     """One line for one of pydantic's errors."""
     name = ".".join(str(part) for part in detail["loc"])
-    allowed = detail["msg"].replace("Input should be", "must be")
+    allowed = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     allowed = allowed[:1].lower() + allowed[1:]
     item = given.get(name)
     if item is None:
         return f"{name}: {allowed}"
-    shown = repr(item.value)
+    shown = repr(redact_url(item.value) if isinstance(item.value, str) else item.value)
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return f"{name} = {shown} ({item.source}): {allowed}"

@@ -35,6 +35,11 @@ class BlockPool:
         """Blocks that can be allocated now; idle ones are evicted for it."""
         return len(self._free) + self.cache.num_idle
 
+    @property
+    def num_unused(self) -> int:
+        """Free blocks that hold nothing."""
+        return len(self._free)
+
     def refs(self, block: int) -> int:
         return self._refs[block]
 
@@ -63,6 +68,15 @@ class BlockPool:
         self._refs[block] = refs
         if refs == 0 and not self.cache.fall_idle(block):
             self._free.append(block)
+
+    def unpin(self, block: int) -> None:
+        """A copy of a cached block has been made: one owner less, as `free`.
+
+        When it falls idle, it is evicted before those that were not copied.
+        """
+        self._refs[block] -= 1
+        if self._refs[block] == 0:
+            self.cache.fall_idle(block, demoted=True)
 
     def free_all(self, blocks: Iterable[int]) -> None:
         """Free the blocks of a table, given in token order: the tail is evicted before the head."""
@@ -152,14 +166,20 @@ class BlockManager:
         Nothing is shared yet.
         """
         found = [pool.cached(h) for pool, h in zip(self.pools, hashes, strict=True)]
+        length = self.common_length([len(blocks) for blocks in found], limit)
+        sizes = [spec.block_size for spec in self.groups]
+        return length, [b[: length // size] for b, size in zip(found, sizes, strict=True)]
+
+    def common_length(self, num_blocks: SequenceOf[int], limit: int) -> int:
+        """How many tokens, `limit` at most, just fill blocks of all groups, that many of each."""
         sizes = [spec.block_size for spec in self.groups]
         # Groups may have blocks of different sizes: shrink until the length suits every one.
         length, before = limit, -1
         while length != before:
             before = length
-            for blocks, size in zip(found, sizes, strict=True):
-                length = min(len(blocks) * size, length // size * size)
-        return length, [b[: length // size] for b, size in zip(found, sizes, strict=True)]
+            for count, size in zip(num_blocks, sizes, strict=True):
+                length = min(count * size, length // size * size)
+        return length
 
     def fits(self, found: SequenceOf[SequenceOf[int]], num_tokens: int, headroom: int) -> bool:
         """Whether room for `num_tokens` tokens, `found` blocks of them cached, leaves headroom."""

@@ -6,17 +6,23 @@ from collections import Counter
 from collections.abc import Mapping
 
 from baton.engine.block_manager import BlockManager
+from baton.engine.fetches import Fetches
+from baton.engine.migration import Migrations
 from baton.engine.outputs import Key
 from baton.engine.reservations import Reservations
 from baton.engine.scheduler import Scheduler
 from baton.engine.sequence import Sequence, Status, Submission
+from baton.engine.tiering import Tiering
 
 
 def check_integrity(
     blocks: BlockManager,
     scheduler: Scheduler,
     reservations: Reservations,
+    migrations: Migrations,
     submissions: Mapping[Key, Submission],
+    tiering: Tiering | None,
+    fetches: Fetches,
 ) -> None:
     """Assert the engine's invariants between two steps."""
     sequences = [seq for sub in submissions.values() for seq in sub.sequences]
@@ -27,7 +33,9 @@ def check_integrity(
     num_waiting = sum(seq.status is Status.WAITING for seq in sequences)
     assert num_waiting == len(scheduler.waiting), "a sequence waits that belongs to nobody"
 
-    slots = sum(seq.num_slots for seq in running)
+    # One that was stopped to be moved keeps its slot.
+    stopped = [s for s in sequences if s.status is Status.HELD and s.submission.is_moving]
+    slots = sum(seq.num_slots for seq in (*running, *stopped))
     slots += sum(reservation.num_slots for reservation in reservations.open.values())
     assert slots == scheduler.num_slots <= scheduler.max_sequences, "slots miscounted"
     charged = sum(submission.charged_blocks for submission in submissions.values())
@@ -39,7 +47,13 @@ def check_integrity(
             owners.update(seq.tables[group].tolist())
         for reservation in reservations.open.values():
             owners.update(reservation.groups[group].block_ids)
+        owners.update(migrations.pinned(group))
+        owners.update(fetches.lent(group))
+        if tiering is not None:
+            owners.update(tiering.owned(group))
         pool.check(owners, reservations.quarantined(group))
+    if tiering is not None:
+        tiering.check()
 
 
 def _check_sequence(seq: Sequence, blocks: BlockManager, scheduler: Scheduler) -> None:

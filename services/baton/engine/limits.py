@@ -57,6 +57,23 @@ class Limits:
                 "compute them where they are to be generated"
             )
 
+    def check_growth(self, submission: Submission, growth_tokens: int) -> None:
+        """Raise InvalidRequestError when a source has no use for room for so many more tokens."""
+        request = submission.request
+        (output,) = request.outputs.values() if request.num_choices == 1 else ((),)
+        if growth_tokens and request.num_choices > 1:
+            raise UnsupportedError("several choices cannot be moved together yet")
+        if growth_tokens > submission.max_output - len(output):
+            raise InvalidRequestError(
+                f"the offer has room for {growth_tokens} more tokens, which the request cannot have"
+            )
+        num_tokens = len(request.prompt) + len(output) + growth_tokens
+        if not self._blocks.ever_fits(num_tokens):
+            raise InvalidRequestError(
+                f"{num_tokens} tokens need more KV blocks than the {self._blocks.pools[0].size} "
+                "of this worker"
+            )
+
     def plausible(self, submission: Submission, outputs: Mapping[int, tuple[int, ...]]) -> bool:
         """Whether a source can have generated `outputs[c]` for choices that go on."""
         so_far = submission.request.outputs

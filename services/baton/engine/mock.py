@@ -1,7 +1,9 @@
 """A runner without weights: it keeps time, invents tokens and really writes and reads KV blocks.
 
 The KV of a token is 8 bytes: a sum over all tokens up to it of a mix of token and position, modulo
-2^64. So each slot names the whole prefix it belongs to. Before it computes, the mock asserts that
+2^64. So each slot names the whole prefix it belongs to. Each of the mock's four layers holds 2
+bytes of it, and is written when its share of the step's time has passed, as a model's are. Before
+it computes, the mock asserts that
 the context in the sequence's blocks is that of the sequence's tokens: a block mixed up, overwritten
 or never transferred raises AssertionError. A sampled token is a function of that sum, and with a
 temperature of seed, choice and position too, so every worker continues a request identically.
@@ -20,12 +22,15 @@ from baton.core.kv import GroupSpec
 from baton.core.request import TokenLogprobs
 from baton.core.settings import EngineSettings
 from baton.engine.batch import Batch, BatchEntry, SampledToken, SampleSpec
-from baton.engine.runner import ArenaView
+from baton.engine.runner import ArenaView, LayerPieces
 
 UInt64 = npt.NDArray[np.uint64]
+# [num_blocks, NUM_LAYERS, block_size]: one group's KV.
+Slots = npt.NDArray[np.uint16]
 
 # Blocks when the settings name no number: kv_memory_bytes would make millions of these tiny ones.
 DEFAULT_BLOCKS = 16384
+NUM_LAYERS = 4
 BYTES_PER_TOKEN = 8
 # A logit bias of this much or more decides the token, the way to ask the mock for EOS.
 DECISIVE_BIAS = 100.0
@@ -61,9 +66,8 @@ class MockRunner:
         sizes = tuple(block_sizes or (settings.block_size,))
         self.groups = tuple(_group(size) for size in sizes)
         self.num_blocks = tuple([settings.kv_blocks or DEFAULT_BLOCKS] * len(sizes))
-        # [num_blocks, block_size] per group.
-        self._slots: list[UInt64] = [
-            np.zeros((num, size), dtype=np.uint64)
+        self._slots: list[Slots] = [
+            np.zeros((num, NUM_LAYERS, size), dtype=np.uint16)
             for num, size in zip(self.num_blocks, sizes, strict=True)
         ]
         self._memory = _PrefixSums()
@@ -77,24 +81,35 @@ class MockRunner:
                 group=group,
                 address=slots.ctypes.data,
                 num_blocks=len(slots),
-                block_bytes=slots.shape[1] * BYTES_PER_TOKEN,
+                block_bytes=slots.shape[2] * BYTES_PER_TOKEN,
                 memory="DRAM",
                 device_id=0,
-                view=slots.view(np.uint8),
+                view=slots.reshape(len(slots), -1).view(np.uint8),
             )
             for group, slots in enumerate(self._slots)
         ]
 
-    def run(self, batch: Batch) -> list[SampledToken]:
-        """Copy, check the context, write the new tokens' KV, sleep, sample.
+    def run(self, batch: Batch, pieces: LayerPieces | None = None) -> list[SampledToken]:
+        """Copy, check the context, write the new tokens' KV while time passes, sample.
 
         Raises AssertionError when a block does not hold what it must.
         """
         for group, src, dst in batch.copies:
             self._slots[group][dst] = self._slots[group][src]
         entries = batch.entries
-        last = self._compute(entries) if entries else []
-        self._pass_time(entries)
+        seconds = self._time(entries)
+        if not entries:
+            self._pass(seconds)
+            return []
+        last, sums, slots = self._compute(entries)
+        num_pieces = 1 if pieces is None else pieces.num_pieces
+        for piece in range(num_pieces):
+            begin, end = (NUM_LAYERS * p // num_pieces for p in (piece, piece + 1))
+            for group, (blocks, positions) in enumerate(slots):
+                self._slots[group][blocks, begin:end, positions] = sums[:, begin:end]
+            self._pass(seconds / num_pieces)
+            if pieces is not None and piece < num_pieces - 1:
+                pieces.done(piece)
         return [
             self._sample(spec, state)
             for entry, state in zip(entries, last, strict=True)
@@ -103,8 +118,14 @@ class MockRunner:
 
     # --- KV ---
 
-    def _compute(self, entries: Sequence[BatchEntry]) -> list[int]:
-        """Check and write KV; returns each entry's sum after its last token."""
+    def _compute(
+        self, entries: Sequence[BatchEntry]
+    ) -> tuple[list[int], Slots, list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]]:
+        """Check the context and compute the new tokens' KV.
+
+        Returns each entry's sum after its last token; the KV of all new tokens `[T, NUM_LAYERS]`;
+        and per group the block and the slot of each `[T]`.
+        """
         context = [self._context(entry) for entry in entries]
         starts = np.array([entry.start for entry in entries])
         lengths = np.array([len(entry.token_ids) for entry in entries])
@@ -116,19 +137,21 @@ class MockRunner:
         before = np.concatenate((np.zeros(1, dtype=np.uint64), total))[ends - lengths]
         carried = np.array([c[-1] if len(c) else 0 for c in context], dtype=np.uint64)
         sums = total + np.repeat(carried - before, lengths)
+        where = []
         for group, slots in enumerate(self._slots):
             tables = [entry.block_tables[group] for entry in entries]
             self._check(slots, tables, starts, context)
             offsets = np.cumsum([0] + [len(table) for table in tables[:-1]])
-            index = np.repeat(offsets, lengths) + positions // slots.shape[1]
-            slots[np.concatenate(tables)[index], positions % slots.shape[1]] = sums
+            size = slots.shape[2]
+            index = np.repeat(offsets, lengths) + positions // size
+            where.append((np.concatenate(tables)[index], positions % size))
         for entry, begin, end in zip(
             entries, (ends - lengths).tolist(), ends.tolist(), strict=True
         ):
             self._memory.extend(entry.sequence_id, sums[begin:end])
         self._memory.end_run()
         last: list[int] = sums[ends - 1].tolist()
-        return last
+        return last, sums.view(np.uint16).reshape(-1, NUM_LAYERS), where
 
     def _context(self, entry: BatchEntry) -> UInt64:
         """Prefix sums of the tokens before this step's; where they are new, every slot is checked.
@@ -141,40 +164,42 @@ class MockRunner:
         positions = np.arange(entry.start)
         sums = kv_of(entry.history[: entry.start])
         for table, slots in zip(entry.block_tables, self._slots, strict=True):
-            size = slots.shape[1]
-            found = slots[table[positions // size], positions % size]
+            size = slots.shape[2]
+            found = _read(slots, table[positions // size], positions % size)
             assert np.array_equal(found, sums), "reused or transferred blocks hold other KV"
         self._memory.begin(entry.sequence_id, sums)
         return sums
 
     def _check(
         self,
-        slots: UInt64,
+        slots: Slots,
         tables: Sequence[npt.NDArray[np.int32]],
         starts: npt.NDArray[np.int64],
         context: Sequence[UInt64],
     ) -> None:
         """Assert the last slot of every full block of the context, and the context's last token."""
-        size = slots.shape[1]
+        size = slots.shape[2]
         num_full = (starts // size).tolist()
         blocks = np.concatenate([table[:n] for table, n in zip(tables, num_full, strict=True)])
         expected = np.concatenate(
             [c[size - 1 : n * size : size] for c, n in zip(context, num_full, strict=True)]
         )
-        assert np.array_equal(slots[blocks, -1], expected), "a full block holds other KV"
+        ends = np.full(len(blocks), size - 1)
+        assert np.array_equal(_read(slots, blocks, ends), expected), "a full block holds other KV"
         tails = [
             (table[start // size], (start - 1) % size, c[-1])
             for table, start, c in zip(tables, starts.tolist(), context, strict=True)
             if start % size
         ]
         if tails:
-            where, slot, value = zip(*tails, strict=True)
-            found = slots[list(where), list(slot)]
-            assert np.array_equal(found, np.array(value)), "a partial block holds other KV"
+            where, slot, value = (np.array(column) for column in zip(*tails, strict=True))
+            found = _read(slots, where, slot)
+            assert np.array_equal(found, value), "a partial block holds other KV"
 
     # --- time and tokens ---
 
-    def _pass_time(self, entries: Sequence[BatchEntry]) -> None:
+    def _time(self, entries: Sequence[BatchEntry]) -> float:
+        """Seconds that a step takes."""
         settings = self._settings
         num_decodes = sum(1 for entry in entries if entry.start and len(entry.token_ids) == 1)
         num_prefill = sum(len(entry.token_ids) for entry in entries) - num_decodes
@@ -185,6 +210,9 @@ class MockRunner:
         )
         if settings.mock_noise:
             seconds *= max(0.0, self._noise.gauss(1.0, settings.mock_noise))
+        return seconds
+
+    def _pass(self, seconds: float) -> None:
         if seconds > 0:
             self._sleep(seconds)
 
@@ -258,13 +286,20 @@ class _PrefixSums:
         self._used = {}
 
 
+def _read(slots: Slots, blocks: npt.NDArray[np.int32], positions: npt.NDArray[np.int64]) -> UInt64:
+    """The KV in slot `positions[i]` of block `blocks[i]`, `[N]`."""
+    layers = np.ascontiguousarray(slots[blocks, :, positions])
+    return layers.view(np.uint64).reshape(-1)
+
+
 def _group(block_size: int) -> GroupSpec:
+    layer_bytes = BYTES_PER_TOKEN // NUM_LAYERS
     return GroupSpec(
         kind="full",
-        num_layers=1,
+        num_layers=NUM_LAYERS,
         num_kv_heads=1,
-        k_dim=BYTES_PER_TOKEN // 2,
-        v_dim=BYTES_PER_TOKEN // 2,
+        k_dim=layer_bytes // 2,
+        v_dim=layer_bytes // 2,
         block_size=block_size,
         dtype="uint8",
     )

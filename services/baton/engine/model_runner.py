@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from baton_kernels import dispatch
 
 from baton.core import model_folder
 from baton.core.errors import ConfigError, ModelLoadError
 from baton.core.kv import GroupSpec
 from baton.core.settings import EngineSettings, ModelSettings
 from baton.engine.batch import Batch, BatchEntry, SampledToken
-from baton.engine.runner import ArenaView
+from baton.engine.runner import ArenaView, LayerPieces
 from baton.engine.sampler import Sampler
 from baton.models.config import ConfigFile, DecoderConfig
 from baton.models.decoder import CausalLM
@@ -25,27 +24,17 @@ from baton.models.inputs import SequenceInput, build_inputs
 from baton.models.kv_cache import TORCH_DTYPES, KvArena
 from baton.models.registry import find_model
 from baton.models.weights import Checkpoint
-
-# Called with the index of a piece of layers whose KV for the running batch is final.
-LayersDone = Callable[[int], None]
+from baton_kernels import dispatch
 
 
 class ModelRunner:
     """The torch Runner. One thread uses it; `run` blocks for one forward pass.
 
     Raises ModelLoadError when the model cannot be loaded, ConfigError when the settings or this
-    machine's memory do not allow it. `on_layers_done(piece)` is called `num_layer_pieces` times in
-    a step, on the calling thread, so that finished layers can be sent while later ones compute.
+    machine's memory do not allow it.
     """
 
-    def __init__(
-        self,
-        model: ModelSettings,
-        engine: EngineSettings,
-        *,
-        num_layer_pieces: int = 1,
-        on_layers_done: LayersDone | None = None,
-    ) -> None:
+    def __init__(self, model: ModelSettings, engine: EngineSettings) -> None:
         if engine.deterministic:
             raise ConfigError("the engine has no batch-invariant numerics yet; unset deterministic")
         if engine.num_threads is not None:
@@ -77,8 +66,6 @@ class ModelRunner:
                 "--kv-memory or --kv-blocks, or take a larger GPU"
             ) from error
         self._sampler = Sampler(self.vocab_size, self.eos_token_ids)
-        self._num_layer_pieces = num_layer_pieces
-        self._on_layers_done = on_layers_done
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +88,7 @@ class ModelRunner:
         ]
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[SampledToken]:
+    def run(self, batch: Batch, pieces: LayerPieces | None = None) -> list[SampledToken]:
         """Copies, one forward pass, and a token for every SampleSpec, entry by entry in order."""
         for rank in self.ranks:
             rank.prepare_blocks(batch)
@@ -109,10 +96,12 @@ class ModelRunner:
             return []
         # Every rank ends with the same logits.
         for rank in self.ranks:
-            logits = rank.forward(batch, self._num_layer_pieces, self._on_layers_done)
+            logits = rank.forward(batch, pieces if rank is self.ranks[-1] else None)
         counts = [len(entry.samples) for entry in batch.entries if entry.sample]
         specs = [spec for entry in batch.entries for spec in entry.samples]
         if not specs:
+            # Sampling waits for the device; without it the KV may still be on its way.
+            self.ranks[-1].wait_for_device()
             return []
         if len(specs) != len(counts):
             # A prompt that forks here: its choices draw from the same logits.
@@ -143,9 +132,15 @@ class _Rank:
             if begun:
                 arena.memory[torch.tensor(begun, device=self.device)] = 0
 
-    def forward(
-        self, batch: Batch, num_pieces: int, on_layers_done: LayersDone | None
-    ) -> torch.Tensor:
+    def wait_for_device(self) -> None:
+        """Return when everything queued so far has been computed."""
+        if self.device.type == "cuda":
+            # Blocking, so that senders have the core meanwhile.
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(self.device))
+            event.synchronize()
+
+    def forward(self, batch: Batch, pieces: LayerPieces | None) -> torch.Tensor:
         """Logits [N, vocab] of the entries that sample."""
         inputs = build_inputs(
             [SequenceInput(e.token_ids, e.start, e.block_tables, e.sample) for e in batch.entries],
@@ -154,8 +149,20 @@ class _Rank:
             self.model.inverse_frequencies,
         )
         return self.model.forward(
-            inputs, self.arenas[0].layers, num_pieces=num_pieces, on_layers_done=on_layers_done
+            inputs,
+            self.arenas[0].layers,
+            num_pieces=1 if pieces is None else pieces.num_pieces,
+            on_layers_done=None if pieces is None else self._when_stored(pieces.done),
         )
+
+    def _when_stored(self, done: Callable[[int], None]) -> Callable[[int], None]:
+        """`done`, called when the kernels that store the piece's KV have run."""
+
+        def wait_and_tell(piece: int) -> None:
+            self.wait_for_device()
+            done(piece)
+
+        return wait_and_tell
 
 
 def _begun_block(entry: BatchEntry, group: int, spec: GroupSpec) -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from baton.core.request import FinishReason
+from baton.engine.announce import newly_final
 from baton.engine.batch import SampledToken
 from baton.engine.block_manager import BlockManager
-from baton.engine.outputs import BlocksReady, StepOutput, TokenRow
+from baton.engine.outputs import StepOutput, TokenRow
 from baton.engine.scheduler import Scheduler
 from baton.engine.sequence import Sequence as Seq
 from baton.engine.sequence import Submission
@@ -17,19 +18,30 @@ class Postprocessor:
     """Takes a run's tokens into the sequences that asked for them."""
 
     def __init__(
-        self, scheduler: Scheduler, blocks: BlockManager, sequence_ids: Iterator[int]
+        self,
+        scheduler: Scheduler,
+        blocks: BlockManager,
+        sequence_ids: Iterator[int],
+        ends: Callable[[Seq], None],
     ) -> None:
+        """`ends(sequence)` hears of those that finish, before their blocks are free."""
         self._scheduler = scheduler
         self._blocks = blocks
         self._sequence_ids = sequence_ids
+        self._ends = ends
 
     def process(
-        self, chosen: Sequence[Seq], sampled: Sequence[SampledToken], out: StepOutput
+        self,
+        chosen: Sequence[Seq],
+        sampled: Sequence[SampledToken],
+        out: StepOutput,
+        num_parts: int = 1,
     ) -> list[Submission]:
         """Update the sequences that ran; `out` gets rows, counts and finished blocks.
 
-        `sampled` has one token for each of their specs, in order. Returns the submissions that
-        have ended.
+        `sampled` has one token for each of their specs, in order. All parts but the last of
+        `num_parts` of the finished blocks were announced during the run. Returns the submissions
+        that have ended.
         """
         decoding, rows, register = self._scheduler.decoding, out.rows, self._blocks.register
         ended: list[Submission] = []
@@ -46,13 +58,15 @@ class Postprocessor:
                 num_prefill += seq.num_scheduled
                 if num_computed < seq.num_tokens:
                     if submission.handoff:
-                        self._announce(seq, out, done=False)
+                        self._announce(seq, out, num_parts, done=False)
                     continue
                 if submission.handoff or len(seq.choices) > 1:
                     tokens = sampled[index : index + len(seq.choices)]
                     index += len(tokens)
-                    finish_prompt = self._end_source if submission.handoff else self._fork
-                    finish_prompt(seq, tokens, out, ended)
+                    if submission.handoff:
+                        self._end_source(seq, tokens, out, num_parts, ended)
+                    else:
+                        self._fork(seq, tokens, out, ended)
                     continue
             token, logprobs = sampled[index]
             index += 1
@@ -84,6 +98,8 @@ class Postprocessor:
         children = [leader.fork(next(self._sequence_ids), choice) for choice in tokens]
         for child in children:
             self._blocks.share(child)
+        if not children:
+            self._ends(leader)
         # First the children's share, so that no block falls idle in between.
         self._scheduler.drop(leader)
         for child in children:
@@ -94,30 +110,38 @@ class Postprocessor:
             ended.append(submission)
 
     def _end_source(
-        self, seq: Seq, sampled: Sequence[SampledToken], out: StepOutput, ended: list[Submission]
+        self,
+        seq: Seq,
+        sampled: Sequence[SampledToken],
+        out: StepOutput,
+        num_parts: int,
+        ended: list[Submission],
     ) -> None:
         """The prompt is computed: its blocks stay until the target has them."""
         submission = seq.submission
         _emit(seq, sampled, out)
-        self._announce(seq, out, done=True)
+        self._announce(seq, out, num_parts, done=True)
         self._scheduler.hold(seq)
         if submission.released:
             self._scheduler.discharge(submission)
             self._end(seq, ended)
 
-    def _announce(self, seq: Seq, out: StepOutput, *, done: bool) -> None:
-        """Report the blocks that became final; with `done` the partial tail is one of them."""
-        first = tuple(seq.num_ready)
-        block_ids = []
-        for group, (table, spec) in enumerate(zip(seq.tables, self._blocks.groups, strict=True)):
-            end = len(table) if done else seq.num_computed // spec.block_size
-            block_ids.append(tuple(table.data[first[group] : end].tolist()))
-            seq.num_ready[group] = end
-        if done or any(block_ids):
-            out.ready.append(BlocksReady(seq.submission.key, first, tuple(block_ids), done))
+    def _announce(self, seq: Seq, out: StepOutput, num_parts: int, *, done: bool) -> None:
+        """Report the blocks that became final, or their last part."""
+        ready = newly_final(
+            seq,
+            self._blocks.groups,
+            seq.num_computed,
+            done=done,
+            part=num_parts - 1,
+            num_parts=num_parts,
+        )
+        if ready is not None:
+            out.ready.append(ready)
 
     def _end(self, seq: Seq, ended: list[Submission]) -> None:
         submission = seq.submission
+        self._ends(seq)
         self._scheduler.drop(seq)
         submission.sequences.remove(seq)
         if not submission.sequences:

@@ -1,6 +1,6 @@
 """Target side: blocks set aside for KV that other workers write, and their quarantine.
 
-Reserved blocks are in use but not in the prefix cache: nothing can read them before `claim`.
+Reserved blocks are in use but not in the prefix cache: nothing can read them before `register`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,27 @@ from baton.engine.outputs import Key, Reserved
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Room for the KV of `num_tokens` tokens. `hashes[g]` are those of group g's full blocks."""
+    """Room for the KV of `num_tokens` tokens. `hashes[g]` are those of group g's full blocks.
 
-    request: Request
+    There is room for `growth_tokens` more, in blocks that have no hash yet. Without a request, it
+    is for just the blocks with a hash.
+    """
+
+    request: Request | None
     num_tokens: int
     hashes: tuple[tuple[bytes, ...], ...]
     groups: tuple[Reserved, ...]
+    growth_tokens: int = 0
 
     @property
     def num_slots(self) -> int:
-        return self.request.num_choices
+        return 0 if self.request is None else self.request.num_choices
+
+    @property
+    def owner(self) -> Request:
+        """The request that goes on from the KV."""
+        assert self.request is not None, "these blocks were fetched for no request in particular"
+        return self.request
 
     @property
     def num_new(self) -> int:
@@ -52,15 +63,18 @@ class Reservations:
     def reserve(
         self,
         key: Key,
-        request: Request,
+        request: Request | None,
         num_tokens: int,
         hashes: tuple[tuple[bytes, ...], ...],
         headroom: int,
+        growth_tokens: int = 0,
     ) -> tuple[Reserved, ...] | None:
         """Take a block for each that is not cached; None when that leaves less than `headroom`."""
         assert key not in self.open, "a key has one reservation"
         blocks = self._blocks
-        needed = blocks.needed(num_tokens)
+        needed = blocks.needed(num_tokens + growth_tokens)
+        if request is None:
+            needed = tuple(map(len, hashes))
         found = [
             {i: block for i, h in enumerate(hs) if (block := pool.cache.get(h)) is not None}
             for pool, hs in zip(blocks.pools, hashes, strict=True)
@@ -77,16 +91,14 @@ class Reservations:
             ids = tuple([held[i] if i in held else pool.allocate() for i in range(total)])
             generations = tuple([pool.generation(block) for block in ids])
             groups.append(Reserved(ids, generations, frozenset(held)))
-        reservation = Reservation(request, num_tokens, hashes, tuple(groups))
+        reservation = Reservation(request, num_tokens, hashes, tuple(groups), growth_tokens)
         self.open[key] = reservation
         return reservation.groups
 
-    def register(self, reservation: Reservation) -> None:
-        """The blocks hold verified KV: full ones may be found by their hash from now on."""
-        for pool, hashes, group in zip(
-            self._blocks.pools, reservation.hashes, reservation.groups, strict=True
-        ):
-            for block_hash, block in zip(hashes, group.block_ids, strict=False):
+    def register(self, reservation: Reservation, hashes: Sequence[Sequence[bytes]]) -> None:
+        """The blocks hold verified KV: those with a hash may be found by it from now on."""
+        for pool, known, group in zip(self._blocks.pools, hashes, reservation.groups, strict=True):
+            for block_hash, block in zip(known, group.block_ids, strict=False):
                 pool.cache.add(block_hash, block)
 
     def close(self, reservation: Reservation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +25,20 @@ class ArenaView:
     memory: str
     device_id: int
     view: Any
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPieces:
+    """Asks a runner to say how far it is within a step.
+
+    Piece p is the layers p * L // num_pieces up to (p + 1) * L // num_pieces of a group's L.
+    `done(p)` is called on the runner's thread when the KV of piece p, for all tokens of the batch,
+    is in memory, where a one-sided write may read it. Not for the last piece, whose end is the
+    return of `run`.
+    """
+
+    num_pieces: int
+    done: Callable[[int], None]
 
 
 class Runner(Protocol):
@@ -57,8 +72,8 @@ class Runner(Protocol):
     def arenas(self) -> list[ArenaView]:
         """The KV memory, one entry per group. The same on every call."""
 
-    def run(self, batch: Batch) -> list[SampledToken]:
-        """One forward pass, blocking: copies, then compute.
+    def run(self, batch: Batch, pieces: LayerPieces | None = None) -> list[SampledToken]:
+        """One forward pass, blocking: copies, then compute. Ends when the KV is in memory.
 
         Returns one SampledToken for each of `entry.samples`, entry by entry in order.
         """

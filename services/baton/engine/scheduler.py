@@ -13,6 +13,7 @@ from baton.core.queue_policy.base import QueuePolicy
 from baton.core.queue_policy.fcfs import Fcfs
 from baton.engine.block_manager import BlockManager
 from baton.engine.outputs import Failure, OfferDue, Scheduled, StepOutput
+from baton.engine.promotions import Promotions
 from baton.engine.sequence import Sequence, Status, Submission
 
 # While a source is at its bound of ungranted blocks, this many prompts are offered ahead of their
@@ -34,6 +35,8 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.max_sequences = max_sequences
         self.waiting: QueuePolicy[Sequence] = Fcfs()
+        # Set where there are tiers below the device.
+        self.promotions: Promotions | None = None
         # Running, in order of service: several tokens to compute, and one.
         self.prefilling: dict[Sequence, None] = {}
         self.decoding: dict[Sequence, None] = {}
@@ -117,6 +120,12 @@ class Scheduler:
         if seq.num_tokens <= seq.writable:
             return True
         while not self.blocks.can_grow(seq):
+            if self.promotions is not None and self.promotions.give_way():
+                continue
+            if seq.submission.is_moving:
+                # It is about to leave: it takes nobody's blocks.
+                seq.submission.is_cramped = True
+                return False
             if not self.blocks.ever_fits(seq.num_tokens):
                 self.lost_blocks = True
                 self.fail(seq.submission, self._too_large(seq), out)
@@ -129,8 +138,12 @@ class Scheduler:
         return True
 
     def _youngest(self) -> Sequence:
-        """Whom to preempt. A source's prompt never is: its blocks may be being read."""
-        candidates = (s for s in (*self.prefilling, *self.decoding) if not s.submission.handoff)
+        """Whom to preempt. Not a source's prompt, nor what is moving: it would free nothing."""
+        candidates = (
+            s
+            for s in (*self.prefilling, *self.decoding)
+            if not s.submission.handoff and not s.submission.is_moving
+        )
         return max(candidates, key=lambda seq: seq.age)
 
     def _preempt(self, seq: Sequence) -> None:
@@ -160,7 +173,12 @@ class Scheduler:
                 if offered_ahead <= MAX_OFFERED_AHEAD:
                     self._offer(seq, out)
                 continue
-            if not self._take_on(seq, out):
+            if self.promotions is not None and self.promotions.must_wait(seq, now):
+                continue
+            fits = self._take_on(seq, out)
+            if not fits and self.promotions is not None and self.promotions.give_way():
+                fits = self._take_on(seq, out)
+            if not fits:
                 self._was_short = True
                 break
             admitted.append(seq)
@@ -188,6 +206,8 @@ class Scheduler:
         if not self.blocks.fits(found, seq.num_tokens, headroom):
             return False
         self.blocks.allocate(seq, found, seq.num_tokens)
+        if self.promotions is not None:
+            self.promotions.release(seq)
         seq.num_computed = num_cached
         seq.num_registered = [len(blocks) for blocks in found]
         self.blocks.set_register_at(seq)
@@ -240,6 +260,8 @@ class Scheduler:
         """Finish a sequence in whatever state it is; its blocks are free."""
         if seq.status is Status.WAITING:
             self.waiting.remove(seq)
+            if self.promotions is not None:
+                self.promotions.release(seq)
         elif seq.status is Status.RUNNING:
             self._stop(seq)
         if seq.status is not Status.FINISHED:

@@ -14,7 +14,7 @@ from baton.engine.outputs import Key
 
 
 class Status(Enum):
-    """WAITING holds no blocks; RUNNING and HELD do; HELD computes no further (a source's end)."""
+    """WAITING holds no blocks; RUNNING and HELD do; HELD (a source's end) computes no further."""
 
     WAITING = auto()
     RUNNING = auto()
@@ -29,6 +29,8 @@ class Submission:
         "charged_blocks",
         "granted",
         "handoff",
+        "is_cramped",
+        "is_moving",
         "key",
         "max_output",
         "offered",
@@ -73,6 +75,10 @@ class Submission:
         self.released = False
         # ... and blocks counted against the bound of ungranted ones.
         self.charged_blocks = 0
+        # Being moved while it decodes (see `migration`) ...
+        self.is_moving = False
+        # ... and without a block for its next token.
+        self.is_cramped = False
 
 
 class Sequence:

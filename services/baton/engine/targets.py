@@ -12,16 +12,18 @@ from baton.engine.limits import Limits
 from baton.engine.outputs import Key, Reserved
 from baton.engine.reservations import Reservation, Reservations
 from baton.engine.scheduler import Scheduler
+from baton.engine.sequence import Sequence as Seq
 from baton.engine.sequence import Submission
 
 # Offers that wait for room are checked once, as long as no more than these wait.
 MAX_KNOWN_OFFERS = 256
+_IMPLAUSIBLE = "the source reported tokens that cannot be this request's"
 
 Hashes = tuple[tuple[bytes, ...], ...]
 
 
 class Targets:
-    """What `Engine` says of reserve, adopt, unreserve and lift_quarantine holds here."""
+    """What `Engine` says of reserve, check_commit, adopt, unreserve, lift_quarantine holds here."""
 
     def __init__(
         self, blocks: BlockManager, scheduler: Scheduler, limits: Limits, intake: Intake
@@ -40,11 +42,12 @@ class Targets:
         num_tokens: int,
         hashes: Sequence[Sequence[bytes]],
         num_blocks: Sequence[int],
+        growth_tokens: int,
     ) -> tuple[Reserved, ...] | None:
-        own_tokens, own_hashes = self._expected(key, request)
+        own_tokens, own_hashes = self._expected(key, request, growth_tokens)
         if (
             num_tokens != own_tokens
-            or tuple(num_blocks) != self._blocks.needed(num_tokens)
+            or tuple(num_blocks) != self._blocks.needed(num_tokens + growth_tokens)
             or tuple([tuple(h) for h in hashes]) != own_hashes
         ):
             raise InvalidRequestError("the offer is not for the tokens of this request")
@@ -55,7 +58,7 @@ class Targets:
         if scheduler.num_slots + request.num_choices > scheduler.max_sequences:
             return None
         reserved = self.reservations.reserve(
-            key, request, num_tokens, own_hashes, scheduler.headroom
+            key, request, num_tokens, own_hashes, scheduler.headroom, growth_tokens
         )
         if reserved is not None:
             scheduler.num_slots += request.num_choices
@@ -72,20 +75,46 @@ class Targets:
         """
         reservation = self._pop(key)
         assert reservation is not None, f"nothing is reserved for {key}"
-        submission = self._intake.submission(key, reservation.request)
-        if not self._limits.plausible(submission, outputs):
+        submission = self._intake.submission(key, reservation.owner)
+        if not self._plausible(submission, reservation, outputs):
             self.reservations.close(reservation)
-            raise HandoffError("the source reported tokens that cannot be this request's")
-        self.reservations.register(reservation)
+            raise HandoffError(_IMPLAUSIBLE)
+        sequences = [
+            self._grown(submission, reservation, choice, tokens)
+            for choice, tokens in outputs.items()
+        ]
+        self.reservations.register(
+            reservation, sequences[0].hashes if sequences else reservation.hashes
+        )
         submission.scheduled = True
-        for choice, tokens in outputs.items():
-            output = reservation.request.outputs[choice] + tuple(tokens)
-            self._start(submission, choice, output, reservation)
+        for seq in sequences:
+            self._start(seq, reservation)
         if submission.sequences:
             runs(submission)
-        # After the sequences took their share, so that no block falls idle in between.
+        # After the sequences took their share, so that no block falls idle in between. What the
+        # source did not fill of its room to grow is free.
         self.reservations.close(reservation)
         return len(reservation.groups[0].skip) * self._blocks.groups[0].block_size
+
+    def check_commit(
+        self,
+        key: Key,
+        outputs: Mapping[int, tuple[int, ...]],
+        hashes: Sequence[Sequence[bytes]],
+        num_blocks: Sequence[int],
+    ) -> None:
+        reservation = self.reservations.open[key]
+        submission = self._intake.submission(key, reservation.owner)
+        if not self._plausible(submission, reservation, outputs):
+            raise HandoffError(_IMPLAUSIBLE)
+        num_tokens, own_hashes = reservation.num_tokens, reservation.hashes
+        if reservation.growth_tokens:
+            (grown,) = (self._grown(submission, reservation, c, t) for c, t in outputs.items())
+            num_tokens, own_hashes = grown.num_computed, tuple([tuple(h) for h in grown.hashes])
+        if tuple([tuple(h) for h in hashes]) != own_hashes:
+            raise HandoffError("the committed hashes are not those of the committed tokens")
+        if tuple(num_blocks) != self._blocks.needed(num_tokens):
+            raise HandoffError(f"{num_blocks} blocks are not those of {num_tokens} tokens")
 
     def unreserve(self, key: Key, *, quarantine: bool) -> None:
         reservation = self._pop(key)
@@ -100,19 +129,43 @@ class Targets:
         """No more `reserve` will come for this key, so far as is known."""
         self._known_offers.pop(key, None)
 
-    def _start(
-        self, submission: Submission, choice: int, output: Sequence[int], kv: Reservation
-    ) -> None:
-        seq = self._intake.sequence(submission, (choice,), output)
+    def _plausible(
+        self,
+        submission: Submission,
+        kv: Reservation,
+        outputs: Mapping[int, tuple[int, ...]],
+    ) -> bool:
+        """Whether a source can have generated this. One that decoded on brings its one choice."""
+        if not self._limits.plausible(submission, outputs):
+            return False
+        if not kv.growth_tokens:
+            return True
+        return len(outputs) == 1 and all(len(t) <= kv.growth_tokens for t in outputs.values())
+
+    def _grown(
+        self, submission: Submission, kv: Reservation, choice: int, tokens: Sequence[int]
+    ) -> Seq:
+        """The sequence that goes on from `kv`, without its blocks.
+
+        A source that decoded on has left the KV of all tokens but the last one.
+        """
+        seq = self._intake.sequence(submission, (choice,), kv.owner.outputs[choice] + tuple(tokens))
         seq.hashes = tuple([list(h) for h in kv.hashes])
-        seq.num_registered = [len(h) for h in kv.hashes]
         seq.num_computed = kv.num_tokens
+        if kv.growth_tokens:
+            seq.num_computed += len(tokens) - 1
+            seq.extend_hashes(self._blocks.groups, seq.num_computed)
+        return seq
+
+    def _start(self, seq: Seq, kv: Reservation) -> None:
+        seq.num_registered = [len(h) for h in seq.hashes]
         self._blocks.set_register_at(seq)
-        for table, group in zip(seq.tables, kv.groups, strict=True):
-            table.extend(group.block_ids)
+        needed = self._blocks.needed(seq.num_computed)
+        for table, group, num_used in zip(seq.tables, kv.groups, needed, strict=True):
+            table.extend(group.block_ids[:num_used])
         # `writable` stays at 0: the scheduler looks at the tail, which may be shared, first.
         self._blocks.share(seq)
-        submission.sequences.append(seq)
+        seq.submission.sequences.append(seq)
         self._scheduler.start(seq)
 
     def _pop(self, key: Key) -> Reservation | None:
@@ -121,7 +174,7 @@ class Targets:
             self._scheduler.num_slots -= reservation.num_slots
         return reservation
 
-    def _expected(self, key: Key, request: Request) -> tuple[int, Hashes]:
+    def _expected(self, key: Key, request: Request, growth_tokens: int) -> tuple[int, Hashes]:
         """How many tokens an honest source offers for `request`, and their hashes.
 
         Raises as `reserve` does. Kept while the target waits for room and asks again.
@@ -131,7 +184,9 @@ class Targets:
             return known[1], known[2]
         self._limits.check(request)
         self._limits.check_handoff(request)
-        seq = self._intake.sequences(self._intake.submission(key, request))[0]
+        submission = self._intake.submission(key, request)
+        self._limits.check_growth(submission, growth_tokens)
+        seq = self._intake.sequences(submission)[0]
         hashes = tuple([tuple(h) for h in seq.hashes])
         if len(self._known_offers) >= MAX_KNOWN_OFFERS:
             del self._known_offers[next(iter(self._known_offers))]

@@ -30,16 +30,18 @@ class Head(NamedTuple):
 
 
 class PromptSink:
-    """Takes the tokens of one prompt's request."""
+    """Takes the tokens of one prompt's request, and hands them to the answer until it ends.
 
-    __slots__ = ("_answer", "cached_tokens", "ended", "outputs", "request")
+    Letting go of the answer at the end spares the garbage collector a cycle for every call.
+    """
+
+    __slots__ = ("_answer", "cached_tokens", "outputs", "request")
 
     def __init__(self, answer: Answer, request: Request, outputs: Sequence[ChoiceOutput]) -> None:
-        self._answer = answer
+        self._answer: Answer | None = answer
         self.request = request
         self.outputs = outputs
         self.cached_tokens = 0
-        self.ended = False
 
     def on_token(
         self,
@@ -49,19 +51,25 @@ class PromptSink:
         finish: FinishReason | None,
     ) -> bool:
         output = self.outputs[choice]
-        if output.finish is not None or self.ended:
+        answer = self._answer
+        if output.finish is not None or answer is None:
             return True
-        self._answer.on_token(output, token, logprobs, finish)
+        answer.on_token(output, token, logprobs, finish)
         return output.finish is not None
 
     def on_cached_tokens(self, cached_tokens: int) -> None:
-        # A replay finds the answer so far in the cache, too.
+        # If the attempt is a replay, it finds the answer so far in the cache, too.
         self.cached_tokens = min(cached_tokens, len(self.request.prompt))
 
     def on_end(self, error: BatonError | None) -> None:
-        if not self.ended:
-            self.ended = True
-            self._answer.on_prompt_end(self, error)
+        answer = self.detach()
+        if answer is not None:
+            answer.on_prompt_end(self, error)
+
+    def detach(self) -> Answer | None:
+        """Take no more. Returns the answer, None if that was so already."""
+        answer, self._answer = self._answer, None
+        return answer
 
 
 class Answer(ABC):
@@ -157,8 +165,7 @@ class Answer(ABC):
     def cancel(self, reason: str) -> None:
         """Stop the work of all prompts that have not ended."""
         for sink, ticket in zip(self.sinks, self._tickets, strict=False):
-            if not sink.ended:
-                sink.ended = True
+            if sink.detach() is not None:
                 ticket.cancel(reason)
 
     def wake(self) -> None:

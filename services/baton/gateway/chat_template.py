@@ -32,6 +32,9 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise ModelLoadError(f"the chat template does not compile: {error}") from error
+        # As a chain of dicts, which is what jinja makes of them, copying the globals for a render
+        # costs more than a short chat's render itself.
+        self._template.globals = dict(self._template.globals)
         self._variables = dict(special_tokens or {})
 
     def render(self, messages: Sequence[Message]) -> str:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.types import Send
+from starlette.types import Receive, Send
 
 from baton.core.request import FinishReason, Request, TokenLogprobs
 from baton.gateway.answer import Answer, Head
@@ -54,7 +54,7 @@ class Collected(Answer):
     def document(self) -> Any:
         """The answer as JSON, once it is complete."""
 
-    async def respond(self, send: Send, headers: Headers, raw_send: Send) -> None:
+    async def respond(self, send: Send, receive: Receive, headers: Headers) -> None:
         """Wait for the end and send it, unless the client is gone. Raises the answer's error."""
         while not self.over:
             await self.wait()

@@ -11,6 +11,7 @@ from baton.core.settings import GatewaySettings
 from baton.gateway.answer import OpenAnswers
 from baton.gateway.call_metrics import ModelMetrics
 from baton.gateway.generation import Generator
+from baton.gateway.hints import Prefetcher
 from baton.gateway.prepare import ServedModel
 from baton.telemetry.metrics import Metrics
 
@@ -26,6 +27,7 @@ class Context:
 
     models: Mapping[str, ServedModel]
     generator: Generator
+    prefetcher: Prefetcher
     settings: GatewaySettings
     metrics: Metrics
     not_ready: Callable[[], str | None]

@@ -15,9 +15,12 @@ from collections.abc import Iterable
 from baton.core.clock import Clock, monotonic
 from baton.core.errors import (
     BatonError,
+    DeadlineExceededError,
+    HandoffError,
     ModelNotFoundError,
     OverloadedError,
     UnavailableError,
+    WorkerLostError,
 )
 from baton.core.queue_policy.fcfs import Fcfs
 from baton.core.request import Request
@@ -25,8 +28,10 @@ from baton.core.settings import GatewaySettings
 from baton.gateway.deadlines import Deadlines
 from baton.gateway.fleet import Fleet
 from baton.gateway.generation import TokenSink
+from baton.gateway.moves import Moves
 from baton.gateway.ownership import Ownership, Side, Verdict
 from baton.gateway.placement import Part
+from baton.gateway.running import Running
 from baton.router.policy.base import Policy, RequestView
 from baton.router.pool import Booking, Role
 from baton.router.selection import Selection, book, select
@@ -40,53 +45,13 @@ HandoffRole = session_pb2.HandoffRole
 START_WAIT_S = 10.0
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
+# A prefill worker that was lost may have committed before: the target says so within this, or that
+# it has not (it notices the loss too).
+ADOPTION_WAIT_S = 2.0
 # Weight of the newest pause between two placements in their average.
 _ALPHA = 0.1
 
 _SHUTTING_DOWN = "the server is shutting down"
-
-
-class Running:
-    """One request between `submit` and `on_end`; also its Ticket."""
-
-    __slots__ = (
-        "_dispatcher",
-        "avoid",
-        "is_waiting",
-        "ownership",
-        "parts",
-        "queued_at",
-        "request",
-        "timer",
-    )
-
-    def __init__(
-        self, dispatcher: Dispatcher, request: Request, ownership: Ownership, now: float
-    ) -> None:
-        self._dispatcher = dispatcher
-        self.request = request
-        self.ownership = ownership
-        self.queued_at = now
-        self.is_waiting = False
-        self.parts: list[Part] = []
-        self.timer = 0
-        # Rows of workers that have just failed it.
-        self.avoid: frozenset[int] = frozenset()
-
-    def cancel(self, reason: str) -> None:
-        self.ownership.cancel(reason)
-        self._dispatcher.release(self)
-
-    # --- PartOwner ---
-
-    def on_finished(self) -> None:
-        self._dispatcher.release(self)
-
-    def on_adopted(self, part: Part, timing: session_pb2.HandoffTiming) -> None:
-        self._dispatcher.adopted(part, timing)
-
-    def on_failed(self, part: Part, error: BatonError, *, retryable: bool) -> None:
-        self._dispatcher.failed(self, part, error, retryable=retryable)
 
 
 class Dispatcher:
@@ -118,6 +83,15 @@ class Dispatcher:
         self._num_waiting = 0
         self._deadlines: Deadlines[Running] = Deadlines(self._time_is_up, clock)
         self._all_ended = asyncio.Event()
+        self.moves = Moves(
+            fleet,
+            self._running,
+            self._submit_heir,
+            self._replay,
+            settings.max_moves_per_worker,
+            metrics,
+            clock,
+        )
         fleet.on_room = self.place_waiting
 
     @property
@@ -161,7 +135,7 @@ class Dispatcher:
             known = ", ".join(sorted(self._models | self._fleet.models_seen)) or "none yet"
             raise ModelNotFoundError(f"no model {model!r} here; there is: {known}", param="model")
         if self._clock() - self._started_at >= START_WAIT_S:
-            raise _no_worker(model)
+            raise self._no_worker(model)
 
     def _retry_after_s(self) -> float:
         """How long the queue lasts at the pace of late."""
@@ -186,6 +160,7 @@ class Dispatcher:
         for running in list(self._running):
             running.cancel(_SHUTTING_DOWN)
         self._deadlines.close()
+        self.moves.close()
 
     # --- placing ---
 
@@ -214,13 +189,14 @@ class Dispatcher:
         self._dequeue(running)
         request = ownership.begin()
         source, target = book(view, self._pool, selection)
+        submit = submit_from_request(request, attempt=ownership.attempt, now=self._clock())
         if source is None:
-            running.parts = [self._submit(running, request, Side.ALONE, target)]
+            running.parts = [self._submit(running, submit, Side.ALONE, target)]
         else:
             handoff_id = secrets.token_bytes(HANDOFF_ID_BYTES)
             running.parts = [
-                self._submit(running, request, Side.TARGET, target, handoff_id, source),
-                self._submit(running, request, Side.SOURCE, source, handoff_id, target),
+                self._submit(running, submit, Side.TARGET, target, handoff_id, source),
+                self._submit(running, submit, Side.SOURCE, source, handoff_id, target),
             ]
         self._note_placement(running, selection)
         return True
@@ -228,28 +204,35 @@ class Dispatcher:
     def _submit(
         self,
         running: Running,
-        request: Request,
+        submit: session_pb2.Submit,
         side: Side,
         booking: Booking,
         handoff_id: bytes = b"",
         peer: Booking | None = None,
     ) -> Part:
-        """Send one side of the attempt that has just begun."""
+        """Send one side of the attempt that has just begun: `submit`, with this side put in."""
         session = self._fleet.session(booking.row)
         part = Part(running, running.ownership, side, session, self._pool, booking)
-        handoff = None
+        submit.slot = part.slot
         if peer is not None:
-            handoff = HandoffRole(
-                side=(HandoffRole.SIDE_SOURCE if side is Side.SOURCE else HandoffRole.SIDE_TARGET),
-                handoff_id=handoff_id,
-                peer=self._fleet.session(peer.row).worker,
+            handoff = submit.handoff
+            handoff.side = (
+                HandoffRole.SIDE_SOURCE if side is Side.SOURCE else HandoffRole.SIDE_TARGET
             )
-        session.submit(
-            submit_from_request(
-                request, slot=part.slot, attempt=part.attempt, now=self._clock(), handoff=handoff
-            )
-        )
+            handoff.handoff_id = handoff_id
+            handoff.peer.CopyFrom(self._fleet.session(peer.row).worker)
+        session.submit(submit)
         return part
+
+    def _submit_heir(
+        self, running: Running, booking: Booking, handoff_id: bytes, origin: Booking
+    ) -> Part:
+        """Send the attempt under way, as far as it has come, to one more worker."""
+        ownership = running.ownership
+        submit = submit_from_request(
+            ownership.so_far(), attempt=ownership.attempt, now=self._clock()
+        )
+        return self._submit(running, submit, Side.HEIR, booking, handoff_id, origin)
 
     def _note_placement(self, running: Running, selection: Selection) -> None:
         now = self._clock()
@@ -296,9 +279,21 @@ class Dispatcher:
             metrics.handoffs.labels("accepted").inc()
             return
         metrics.handoff_grant_wait.observe(timing.grant_wait_s)
-        metrics.handoff_transfer.observe(timing.transfer_s)
         metrics.handoff_verify.observe(timing.verify_s)
         metrics.handoff_bytes.observe(timing.bytes)
+        transport = timing.transport
+        metrics.handoff_transfer.labels(transport).observe(timing.transfer_s)
+        metrics.handoff_exposed.labels(transport).observe(timing.exposed_s)
+        if timing.transfer_s > 0:
+            metrics.handoff_goodput.labels(transport).observe(timing.bytes / timing.transfer_s)
+        exposed = timing.bytes - timing.hidden_bytes
+        metrics.handoff_kv.labels(transport, "hidden").inc(timing.hidden_bytes)
+        metrics.handoff_kv.labels(transport, "exposed").inc(exposed)
+
+    def first_step(self, timing: session_pb2.HandoffTiming) -> None:
+        """A target has gone on from what it was handed."""
+        self._metrics.handoff_offer_wait.observe(timing.offer_wait_s)
+        self._metrics.handoff_first_step.observe(timing.first_step_s)
 
     def failed(self, running: Running, part: Part, error: BatonError, *, retryable: bool) -> None:
         """A worker gave the request up: try again elsewhere, or end it."""
@@ -307,15 +302,56 @@ class Dispatcher:
         verdict = ownership.failed(
             part.attempt, part.side, error, retryable=retryable, now=self._clock()
         )
+        self._follow(verdict, running, part, error, was_adopted=was_adopted)
+
+    def lost(self, running: Running, part: Part, error: BatonError) -> None:
+        """A worker is gone, with all that it held of the request."""
+        ownership = running.ownership
+        was_adopted = ownership.is_adopted
+        verdict = ownership.lost(part.attempt, part.side, error, now=self._clock())
+        if verdict is Verdict.WAIT:
+            asyncio.get_running_loop().call_later(ADOPTION_WAIT_S, self._still_lost, running, part)
+        else:
+            self._follow(verdict, running, part, error, was_adopted=was_adopted)
+
+    def _still_lost(self, running: Running, part: Part) -> None:
+        error = WorkerLostError("the prefill worker was lost before its KV had been handed over")
+        self.failed(running, part, error, retryable=True)
+
+    def _replay(self, running: Running, part: Part) -> None:
+        """A worker is about to go, and what it does for a request could not be moved."""
+        error = WorkerLostError("the worker that it ran on goes away")
+        verdict = running.ownership.leave(part.attempt, part.side)
+        self._follow(verdict, running, part, error, was_adopted=True)
+
+    def gap(self, running: Running) -> None:
+        """Tokens were lost with the worker that the request was moved away from."""
+        ownership = running.ownership
+        error = WorkerLostError("a worker was lost with the last tokens that it had made")
+        verdict = ownership.gap(ownership.attempt, error, now=self._clock())
+        self._follow(verdict, running, None, error, was_adopted=True)
+
+    def _follow(
+        self,
+        verdict: Verdict,
+        running: Running,
+        part: Part | None,
+        error: BatonError,
+        *,
+        was_adopted: bool,
+    ) -> None:
+        """Act on a verdict about the current attempt; `part` is to blame."""
         if verdict is Verdict.NOTHING:
             return
-        if part.side is not Side.ALONE and not was_adopted:
+        if part is not None and part.side is not Side.ALONE and not was_adopted:
             self._metrics.handoffs.labels("failed").inc()
+            reason = error.reason if isinstance(error, HandoffError) else error.code
+            self._metrics.handoff_failures.labels(part.side.value, reason).inc()
         if verdict is Verdict.ENDED:
             self.release(running)
             return
-        _stop_parts(running)
-        running.avoid = frozenset([part.booking.row])
+        self._stop_parts(running)
+        running.avoid = frozenset() if part is None else frozenset([part.booking.row])
         self._metrics.retries.labels(error.code).inc()
         # It has waited its turn already.
         self._enqueue(running, front=True)
@@ -324,14 +360,29 @@ class Dispatcher:
     def _time_is_up(self, running: Running) -> None:
         model = running.request.model
         if self._clock() >= running.request.deadline:
-            running.ownership.expire()
+            if running.is_waiting:
+                running.ownership.fail(self._waited_in_vain(model))
+            else:
+                running.ownership.expire()
         elif model in self._fleet.models_seen:
             # Its first worker came meanwhile.
             running.timer = self._deadlines.add(running, running.request.deadline)
             return
         else:
-            running.ownership.fail(_no_worker(model))
+            running.ownership.fail(self._no_worker(model))
         self.release(running)
+
+    def _no_worker(self, model: str) -> UnavailableError:
+        return UnavailableError(
+            f"{self._fleet.shortage(model)}; look at `baton workers` and at the workers' logs"
+        )
+
+    def _waited_in_vain(self, model: str) -> DeadlineExceededError:
+        return DeadlineExceededError(
+            f"the request's deadline passed while it waited for a worker: "
+            f"{self._fleet.shortage(model)}; look at `baton workers`, start more, or raise the "
+            "deadline"
+        )
 
     def release(self, running: Running) -> None:
         """The request has ended: leave nothing of it anywhere. Idempotent."""
@@ -340,20 +391,14 @@ class Dispatcher:
         self._running.remove(running)
         self._deadlines.remove(running, running.timer)
         self._dequeue(running)
-        _stop_parts(running)
+        self._stop_parts(running)
         if not self._running:
             self._all_ended.set()
         self.place_waiting()
 
-
-def _stop_parts(running: Running) -> None:
-    parts, running.parts = running.parts, []
-    for part in parts:
-        part.stop()
-
-
-def _no_worker(model: str) -> UnavailableError:
-    return UnavailableError(
-        f"no worker for model {model!r} has registered; look at `baton workers` and at the "
-        "workers' logs"
-    )
+    def _stop_parts(self, running: Running) -> None:
+        if running.moves is not None:
+            self.moves.dropped(running)
+        parts, running.parts = running.parts, []
+        for part in parts:
+            part.stop()

@@ -95,17 +95,22 @@ def body(error: BatonError) -> bytes:
 
 def headers(error: BatonError) -> list[tuple[bytes, bytes]]:
     """Headers that an error response has beside the usual ones."""
-    if isinstance(error, OverloadedError):
-        return [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))]
-    if isinstance(error, UnavailableError):
-        return [(b"retry-after", b"1")]
+    if (seconds := _retry_after_s(error)) is not None:
+        return [(b"retry-after", b"%d" % max(1, math.ceil(seconds)))]
     if isinstance(error, MethodNotAllowedError):
         return [(b"allow", error.allowed.encode())]
     return []
 
 
+def _retry_after_s(error: BatonError) -> float | None:
+    """When another try may succeed, if that can be said."""
+    if isinstance(error, OverloadedError):
+        return error.retry_after_s
+    return 1.0 if isinstance(error, UnavailableError) else None
+
+
 def rpc_status(error: BatonError) -> status_pb2.Status:
-    """google.rpc.Status with an ErrorInfo: `reason` is the error's code."""
+    """google.rpc.Status with an ErrorInfo, whose `reason` is the error's code, and a RetryInfo."""
     metadata = {"retryable": "true" if error.retryable else "false"}
     if error.param is not None:
         metadata["param"] = error.param
@@ -114,9 +119,9 @@ def rpc_status(error: BatonError) -> status_pb2.Status:
         error_details_pb2.ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata=metadata)
     )
     details = [detail]
-    if isinstance(error, OverloadedError):
+    if (seconds := _retry_after_s(error)) is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(max(1, int(error.retry_after_s * 1000)))
+        retry.retry_delay.FromMilliseconds(max(1, int(seconds * 1000)))
         details.append(any_pb2.Any())
         details[-1].Pack(retry)
     code: int = mapping(error).grpc.value[0]

@@ -15,8 +15,10 @@ from baton.core.clock import Clock, monotonic
 from baton.core.errors import BatonError
 from baton.core.settings import GatewaySettings
 from baton.gateway.session import Loss, WorkerSession
+from baton.gateway.worker_totals import WorkerTotals
 from baton.gateway.worker_view import WorkerView, export_gauges, role_name
 from baton.router.pool import Pool, Role
+from baton.router.shortage import shortage
 from baton.store.base import Store, WatchEvent
 from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
@@ -44,6 +46,8 @@ class Known:
         self.session: WorkerSession | None = None
         self.row: int | None = None
         self.was_up = False
+        # Its loss has been told; tries to reach it again that fail are no news.
+        self.is_lost = False
         self.load: session_pb2.Load | None = None
         # Why it is not up.
         self.reason = ""
@@ -54,7 +58,8 @@ class Known:
 class Fleet:
     """Watches the store, holds a session with each worker, and keeps the router's pool.
 
-    `on_room` is called whenever a request that waits may find a place.
+    `on_room` is called whenever a request that waits may find a place, `on_strain` when a worker
+    reports that it drains or lacks blocks.
     """
 
     def __init__(
@@ -68,17 +73,23 @@ class Fleet:
     ) -> None:
         self.pool = pool
         self.on_room: Callable[[], None] = lambda: None
+        self.on_strain: Callable[[], None] = lambda: None
+        # Row to the instant at which its worker goes away, where that is known.
+        self.leaves_at: dict[int, float] = {}
         # Models of all workers that ever came.
         self.models_seen: set[str] = set()
         self._store = store
         self._token = token
         self._window_s = settings.resume_window_s
         self._metrics = metrics
+        self._totals = WorkerTotals(metrics)
         self._clock = clock
         self._known: dict[str, Known] = {}
         self._by_row: dict[int, Known] = {}
         self._by_session: dict[WorkerSession, Known] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        # Why the store did not answer when it was asked last.
+        self._store_problem: str | None = None
 
     # --- life ---
 
@@ -114,6 +125,15 @@ class Fleet:
         """Someone can generate for this model now."""
         columns = self.pool.columns
         return any(columns.role[row] != Role.PREFILL for row in self.pool.candidates(model))
+
+    def shortage(self, model: str) -> str:
+        """Why a request for this model waits, for people."""
+        if model in self.models_seen:
+            reason = shortage(self.pool, model)
+        else:
+            reason = f"no worker for model {model!r} has registered"
+        problem = self._store_problem
+        return reason if problem is None else f"{reason}, nor can one be found: {problem}"
 
     def workers(self) -> list[dict[str, Any]]:
         """All known workers, for people and tools."""
@@ -191,6 +211,7 @@ class Fleet:
         if known.session is not None:
             known.session.drop(loss)
         self._metrics.forget_worker(worker_id)
+        self._totals.forget(worker_id)
 
     def _connect(self, known: Known) -> None:
         lease = known.lease
@@ -218,6 +239,7 @@ class Fleet:
         assert known.row is not None
         known.reason = ""
         known.was_up = True
+        known.is_lost = False
         known.backoff_s = FIRST_BACKOFF_S
         self.pool.set_up(known.row, True)
         log.info(*event("worker_up", worker=session.worker.worker_id))
@@ -233,9 +255,12 @@ class Fleet:
         known = self._by_session.pop(session)
         assert known.row is not None
         worker_id = session.worker.worker_id
-        log.warning(*event("worker_lost", worker=worker_id, reason=loss.reason))
-        self._metrics.worker_losses.labels(role_name(known.lease), loss.cause).inc()
+        if not known.is_lost:
+            known.is_lost = True
+            log.warning(*event("worker_lost", worker=worker_id, reason=loss.reason))
+            self._metrics.worker_losses.labels(role_name(known.lease), loss.cause).inc()
         del self._by_row[known.row]
+        self.leaves_at.pop(known.row, None)
         self.pool.remove(known.row)
         known.session = known.row = None
         known.reason = loss.reason
@@ -255,13 +280,21 @@ class Fleet:
             return
         known.load = load
         self.pool.report(known.row, load)
+        self.leaves_at.pop(known.row, None)
+        if load.draining and load.leaving_in_ms:
+            self.leaves_at[known.row] = self._clock() + load.leaving_in_ms / 1000
         self.on_room()
+        if load.draining or load.short_of_blocks:
+            self.on_strain()
 
     # --- metrics ---
 
     async def _refresh_gauges(self) -> None:
         while True:
-            export_gauges(self._metrics, self._views())
+            views = self._views()
+            export_gauges(self._metrics, views)
+            for view in views:
+                self._totals.add(view)
             await asyncio.sleep(GAUGES_S)
 
     async def _ask_store(self) -> None:
@@ -269,8 +302,10 @@ class Fleet:
         while True:
             try:
                 await self._store.get(PREFIX + "none")
-            except BatonError:
+            except BatonError as error:
+                self._store_problem = error.message
                 self._metrics.store_up.set(0)
             else:
+                self._store_problem = None
                 self._metrics.store_up.set(1)
             await asyncio.sleep(STORE_CHECK_S)

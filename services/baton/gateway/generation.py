@@ -29,7 +29,7 @@ class TokenSink(Protocol):
         """
 
     def on_cached_tokens(self, cached_tokens: int) -> None:
-        """How many prompt tokens came out of a prefix cache; again after a new attempt."""
+        """How many prompt tokens came out of a prefix cache when the prompt was first computed."""
 
     def on_end(self, error: BatonError | None) -> None:
         """Exactly once, last: None when every choice has finished."""

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from baton.core.errors import BatonError, PayloadTooLargeError
 from baton.core.request import Request
+from baton.core.settings import GatewaySettings
 from baton.gateway import errors, parse
 from baton.gateway.admission import Arrival, arrival, read_body, refuse_body
 from baton.gateway.answer import Answer, Head
@@ -21,7 +22,7 @@ from baton.gateway.chat_answer import ChatDocument, ChatStream
 from baton.gateway.collect import Collected
 from baton.gateway.completion_answer import CompletionDocument, CompletionStream
 from baton.gateway.context import NO_MODEL, Context, ContextSource
-from baton.gateway.prepare import ServedModel, Wanted, build_requests
+from baton.gateway.prepare import ServedModel, Wanted, build_requests, cache_ttl_s
 from baton.gateway.schemas import ChatBody, CompletionBody, GenerationBody
 from baton.gateway.stream import EventStream
 from baton.telemetry.logging import event
@@ -94,7 +95,7 @@ async def _serve(
         context.answers.add(answer)
         answer.submit(context.generator)
         watcher = asyncio.create_task(_watch(receive, answer))
-        await answer.respond(send, response_headers(scope), scope["baton.send"])
+        await answer.respond(send, receive, response_headers(scope))
     except BatonError as error:
         answer.fail(error)
         raise
@@ -131,6 +132,7 @@ class ChatCompletions(Endpoint[ChatBody]):
     ) -> EventStream | Collected:
         wanted = _wanted(
             body,
+            self._context().settings,
             max_tokens=body.max_tokens
             if body.max_completion_tokens is None
             else body.max_completion_tokens,
@@ -138,7 +140,9 @@ class ChatCompletions(Endpoint[ChatBody]):
             logprobs=bool(body.logprobs),
             top_logprobs=body.top_logprobs or 0,
         )
-        prompt = await model.tokenizer.encode_chat(parse.messages(body), model.context_length)
+        prompt = await model.tokenizer.encode_chat(
+            parse.messages(body.messages), model.context_length
+        )
         head = _head("chatcmpl-", body, wanted)
         requests = _requests(model, [prompt], wanted, head, at, "messages")
         if body.stream:
@@ -164,6 +168,7 @@ class Completions(Endpoint[CompletionBody]):
     ) -> EventStream | Collected:
         wanted = _wanted(
             body,
+            self._context().settings,
             max_tokens=body.max_tokens,
             default_max_tokens=DEFAULT_COMPLETION_TOKENS,
             logprobs=body.logprobs is not None,
@@ -194,6 +199,7 @@ class Completions(Endpoint[CompletionBody]):
 
 def _wanted(
     body: GenerationBody,
+    settings: GatewaySettings,
     *,
     max_tokens: int | None,
     default_max_tokens: int | None,
@@ -218,6 +224,8 @@ def _wanted(
         n=body.n or 1,
         seed=body.seed,
         stops=parse.stops(body.stop),
+        cache_ttl_s=cache_ttl_s(body.cache_ttl, settings.max_cache_ttl_s),
+        cache_salt=body.cache_salt or "",
     )
 
 

@@ -18,6 +18,8 @@ from baton.gateway.schemas import (
     ErrorDocument,
     ModelCard,
     ModelList,
+    PrefetchBody,
+    Prefetched,
 )
 
 _REF = "#/components/schemas/{model}"
@@ -30,6 +32,8 @@ _SCHEMAS: dict[str, Any] = {
     "ChatChunk": ChatChunk,
     "ModelList": ModelList,
     "ModelCard": ModelCard,
+    "PrefetchBody": PrefetchBody,
+    "Prefetched": Prefetched,
     "ErrorDocument": ErrorDocument,
 }
 
@@ -74,6 +78,19 @@ def document() -> dict[str, Any]:
                     ],
                 }
             },
+            "/v1/baton/prefetch": {
+                "post": _post(
+                    schema_of,
+                    "Have the KV of a prompt ready before its request comes",
+                    "PrefetchBody",
+                    {
+                        "202": {
+                            "description": "Which workers were told; what they have is not known",
+                            "content": {"application/json": {"schema": schema_of["Prefetched"]}},
+                        }
+                    },
+                )
+            },
             "/v1/baton/workers": {"get": _get("The live workers", {"type": "object"})},
             "/health": {"get": _get("The process answers", {"type": "object"})},
             "/ready": {
@@ -94,6 +111,21 @@ def document() -> dict[str, Any]:
 
 def _generation(
     schema_of: dict[str, Any], summary: str, body: str, answer: str, chunk: str
+) -> dict[str, Any]:
+    answers = {
+        "200": {
+            "description": "The answer; events of chunks when `stream` is true",
+            "content": {
+                "application/json": {"schema": schema_of[answer]},
+                "text/event-stream": {"schema": schema_of[chunk]},
+            },
+        }
+    }
+    return _post(schema_of, summary, body, answers)
+
+
+def _post(
+    schema_of: dict[str, Any], summary: str, body: str, answers: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "summary": summary,
@@ -116,13 +148,7 @@ def _generation(
             "content": {"application/json": {"schema": schema_of[body]}},
         },
         "responses": {
-            "200": {
-                "description": "The answer; events of chunks when `stream` is true",
-                "content": {
-                    "application/json": {"schema": schema_of[answer]},
-                    "text/event-stream": {"schema": schema_of[chunk]},
-                },
-            },
+            **answers,
             "default": {
                 "description": "400 bad request, 404 unknown model, 413 body too large, 429 queue "
                 "full (see Retry-After), 503 no worker, 504 deadline passed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from baton.gateway.schemas import (
 )
 
 B = TypeVar("B", bound=GenerationBody)
+AnyBody = TypeVar("AnyBody", bound=Body)
 Prompt = str | list[int]
 
 MAX_PROMPTS = 1024
@@ -48,13 +49,18 @@ _KINDS: dict[type, str] = {
 _NESTED: dict[str, type[Body]] = {"stream_options": StreamOptions, "messages": ChatMessage}
 
 
-def parse(model: type[B], body: bytes) -> B:
-    """Raises InvalidRequestError, or UnsupportedError for what is not served yet."""
+def read(model: type[AnyBody], body: bytes) -> AnyBody:
+    """Fields of the right types and no others. Raises InvalidRequestError."""
     try:
-        request = model.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         # With no URLs and no input: a prompt must not get into a message.
         raise _explain(model, error.errors(include_url=False)) from None
+
+
+def parse(model: type[B], body: bytes) -> B:
+    """Raises InvalidRequestError, or UnsupportedError for what is not served yet."""
+    request = read(model, body)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
@@ -116,11 +122,11 @@ def prompts(value: Any) -> list[Prompt]:
     return found
 
 
-def messages(request: ChatBody) -> list[dict[str, str]]:
+def messages(chat: Sequence[ChatMessage]) -> list[dict[str, str]]:
     """The chat as templates take it: plain texts."""
-    if not request.messages:
+    if not chat:
         raise InvalidRequestError("Invalid 'messages': it is an empty array.", param="messages")
-    return [_message(index, message) for index, message in enumerate(request.messages)]
+    return [_message(index, message) for index, message in enumerate(chat)]
 
 
 def logit_bias(value: dict[str, float] | None) -> dict[int, float]:

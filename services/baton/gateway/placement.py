@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from baton.core.errors import BatonError, from_code
+from baton.core.errors import BatonError, HandoffError, WorkerLostError, from_code
 from baton.core.request import TokenLogprobs
 from baton.gateway.errors import internal
-from baton.gateway.ownership import Ownership, Side
+from baton.gateway.ownership import Ownership, Progress, Side
 from baton.gateway.session import WorkerSession
 from baton.router.pool import Booking, Pool
 from baton.telemetry.logging import event
@@ -30,24 +30,46 @@ class PartOwner(Protocol):
         """The request has ended: its sink has heard so."""
 
     def on_adopted(self, part: Part, timing: session_pb2.HandoffTiming) -> None:
-        """This side of a handoff reports that the target has the KV."""
+        """This side of a handoff, not of a move, reports that the target has the KV."""
+
+    def on_first_step(self, timing: session_pb2.HandoffTiming) -> None:
+        """A target, not an heir, has generated its first token; how long its phases took."""
 
     def on_failed(self, part: Part, error: BatonError, *, retryable: bool) -> None:
-        """The worker gave up, or is lost. The part is closed."""
+        """The worker gave up. The part is closed."""
+
+    def on_lost(self, part: Part, error: BatonError) -> None:
+        """The worker is gone. The part is closed."""
+
+    def on_gap(self) -> None:
+        """A row came that those before it never will."""
+
+    def on_taken_over(self, heir: Part) -> None:
+        """An heir has adopted: it is the target now, and who decoded until now a source."""
+
+    def on_given_up(self, part: Part, handoff_id: bytes) -> bool:
+        """A part that decodes was told to move, and says that its heir has adopted; false when no
+        such heir is known (any more)."""
+
+    def on_move_failed(self, part: Part, handoff_id: bytes, error: BatonError) -> None:
+        """A part that was told to move goes on as before."""
 
 
 class Part:
     """A SlotListener that feeds the request's Ownership."""
 
     __slots__ = (
+        "_awaits_adoption",
+        "_has_stepped",
+        "_in_move",
         "_is_adopted",
-        "_is_closed",
         "_num_open",
         "_owner",
         "_ownership",
         "_pool",
         "attempt",
         "booking",
+        "is_closed",
         "received",
         "session",
         "side",
@@ -74,7 +96,11 @@ class Part:
         self._pool = pool
         self._num_open = ownership.num_choices
         self._is_adopted = False
-        self._is_closed = False
+        self._has_stepped = False
+        self._awaits_adoption = side is Side.TARGET or side is Side.HEIR
+        # What it says of its handoff is of a move, which `Moves` counts.
+        self._in_move = side is Side.HEIR
+        self.is_closed = False
 
     def on_row(
         self, choice: int, position: int, token: int, flags: int, logprobs: TokenLogprobs | None
@@ -84,45 +110,80 @@ class Part:
             # Sent again after a resume.
             return
         received[choice] = position + 1
-        if not self._is_adopted and self.side is Side.TARGET:
+        if self._awaits_adoption:
             # Its event may come behind the row in the same frame, when the request has ended.
             self._adopted(SlotEvent().handoff)
         if flags:
             self._num_open -= 1
         try:
-            ended = self._ownership.row(self.attempt, choice, position, token, flags, logprobs)
+            progress = self._ownership.row(self.attempt, choice, position, token, flags, logprobs)
         except Exception as error:
             # One request's broken sink must not end the stream that it shares.
             log.exception(*event("sink_failed", request_id=self._ownership.request.request_id))
             self._ownership.fail(internal(error))
-            ended = True
-        if ended:
-            self._owner.on_finished()
+            progress = Progress.ENDED
+        if progress:
+            if progress is Progress.GAP:
+                self._owner.on_gap()
+            else:
+                self._owner.on_finished()
 
     def on_event(self, slot_event: SlotEvent) -> None:
         # Events may come twice: a session that resumes sends them all again.
         kind = slot_event.kind
         if kind == SlotEvent.KIND_SCHEDULED:
             self._pool.begin(self.booking)
+            self.take_over()
             self._ownership.scheduled(self.attempt, self.side, slot_event.cached_tokens)
-        elif kind == SlotEvent.KIND_HANDED_OFF and not self._is_adopted:
-            self._adopted(slot_event.handoff)
+        elif kind == SlotEvent.KIND_HANDED_OFF:
+            if slot_event.handoff_id:
+                self._given_up(slot_event)
+            elif not self._is_adopted:
+                self._adopted(slot_event.handoff)
+        elif kind == SlotEvent.KIND_FIRST_STEP and not self._has_stepped:
+            self._has_stepped = True
+            if not self._in_move:
+                self._owner.on_first_step(slot_event.handoff)
+        elif kind == SlotEvent.KIND_MOVE_FAILED:
+            error = from_code(slot_event.code, slot_event.message)
+            self._owner.on_move_failed(self, slot_event.handoff_id, error)
         elif kind == SlotEvent.KIND_FAILED:
             error = from_code(slot_event.code, slot_event.message)
+            if isinstance(error, HandoffError):
+                error.reason = slot_event.handoff.reason
             self._fail(error, retryable=slot_event.retryable)
 
+    def take_over(self) -> None:
+        """An heir becomes the target; nothing for others."""
+        if self.side is Side.HEIR:
+            self.side = Side.TARGET
+            self._ownership.taken_over(self.attempt)
+            self._owner.on_taken_over(self)
+
+    def _given_up(self, slot_event: session_pb2.SlotEvent) -> None:
+        """A Migrate has succeeded: the sequence is no longer here."""
+        if self._owner.on_given_up(self, slot_event.handoff_id):
+            self._in_move = True
+            self._adopted(slot_event.handoff)
+        else:
+            heir_lost = WorkerLostError("the worker that it was moved to is lost")
+            self._fail(heir_lost, retryable=True)
+
     def _adopted(self, timing: session_pb2.HandoffTiming) -> None:
+        self.take_over()
         self._is_adopted = True
+        self._awaits_adoption = False
         self._pool.begin(self.booking)
-        self._ownership.handed_off(self.attempt)
+        self._ownership.handed_off(self.attempt, self.side)
         if self.side is Side.SOURCE:
             self._close()
             self.session.forget(self.slot)
-        self._owner.on_adopted(self, timing)
+        if not self._in_move:
+            self._owner.on_adopted(self, timing)
 
     def on_lost(self, error: BatonError) -> None:
         self._close()
-        self._owner.on_failed(self, error, retryable=True)
+        self._owner.on_lost(self, error)
 
     def _fail(self, error: BatonError, *, retryable: bool) -> None:
         self._close()
@@ -131,7 +192,7 @@ class Part:
 
     def stop(self) -> None:
         """No more of this part is wanted. Idempotent."""
-        if self._is_closed:
+        if self.is_closed:
             return
         self._close()
         if self._num_open:
@@ -140,5 +201,5 @@ class Part:
             self.session.forget(self.slot)
 
     def _close(self) -> None:
-        self._is_closed = True
+        self.is_closed = True
         self._pool.end(self.booking)

@@ -49,6 +49,8 @@ class Wanted:
     n: int = 1
     seed: int | None = None
     stops: tuple[str, ...] = ()
+    cache_ttl_s: float = 0.0
+    cache_salt: str = ""
 
 
 def check_prompt(model: ServedModel, prompt: Sequence[int], param: str = "prompt") -> None:
@@ -68,6 +70,19 @@ def check_prompt(model: ServedModel, prompt: Sequence[int], param: str = "prompt
             "Please shorten it.",
             param=param,
         )
+
+
+def cache_ttl_s(value: float | None, most: float) -> float:
+    """The `cache_ttl` parameter in seconds. Raises InvalidRequestError."""
+    if value is None:
+        return 0.0
+    if not 0 <= value <= most:
+        raise InvalidRequestError(
+            f"Invalid 'cache_ttl': expected 0 to {most:g} seconds (gateway.max_cache_ttl_s), got "
+            f"{value:g}.",
+            param="cache_ttl",
+        )
+    return value
 
 
 def sampling_params(model: ServedModel, num_prompt_tokens: int, wanted: Wanted) -> SamplingParams:
@@ -138,6 +153,8 @@ def build_requests(
                 deadline=deadline,
                 outputs=dict.fromkeys(range(wanted.n), ()),
                 traceparent=traceparent,
+                tenant_salt=wanted.cache_salt,
+                cache_ttl_s=wanted.cache_ttl_s,
             )
         )
     return requests

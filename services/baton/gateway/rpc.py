@@ -13,25 +13,32 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from baton.core.errors import BatonError, InvalidRequestError
+from baton.core.settings import GatewaySettings
 from baton.gateway import errors, parse
 from baton.gateway.admission import MAX_TIMEOUT_S
 from baton.gateway.asgi import draw_id
 from baton.gateway.call_metrics import CallMetrics
 from baton.gateway.context import NO_MODEL, Context
 from baton.gateway.openai import DEFAULT_COMPLETION_TOKENS
-from baton.gateway.prepare import ServedModel, Wanted, build_requests
+from baton.gateway.prepare import ServedModel, Wanted, build_requests, cache_ttl_s
 from baton.gateway.rpc_answer import RpcAnswer
-from baton.gateway.schemas import MAX_CHOICES, MAX_LOGPROBS
+from baton.gateway.schemas import MAX_CHOICES, MAX_LOGPROBS, MAX_SALT_CHARS
 from baton.telemetry import rpc
 from baton.telemetry.logging import event
+from baton.telemetry.malformed import MalformedInterceptor
 from baton.v1 import inference_pb2, inference_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _HEALTH_INTERVAL_S = 0.2
+# What an error takes to reach the client, at most.
+_ANSWER_S = 0.1
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _ROLES = ("system", "developer", "user", "assistant")
+# Of messages up to so many times the limit we say ourselves that they are too large; gRPC, which
+# has no details to give, of those beyond.
+_HARD_LIMIT = 4
 # Trailers are limited to 8 KiB in most clients.
 _MAX_MESSAGE_CHARS = 2000
 
@@ -75,12 +82,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 )
             model = self._context.model(request.model)
             series = self._context.series(model.name, "generate")
-            wanted = _wanted(request)
+            wanted = _wanted(request, self._context.settings)
             prompt = await _prompt(model, request)
             remaining_s = call.time_remaining()
             timeout_s = self._context.settings.request_timeout_s
             if remaining_s is not None:
-                timeout_s = min(remaining_s, MAX_TIMEOUT_S)
+                # Our answer says why; it should be there when the client's own clock runs out.
+                timeout_s = min(remaining_s - min(_ANSWER_S, 0.1 * remaining_s), MAX_TIMEOUT_S)
             name = draw_id()
             requests = build_requests(model, [prompt], wanted, f"gen-{name}", arrived + timeout_s)
             return RpcAnswer(
@@ -156,7 +164,7 @@ async def _prompt(model: ServedModel, request: inference_pb2.GenerateRequest) ->
     raise InvalidRequestError("Set one of text, chat and token_ids.", param="prompt")
 
 
-def _wanted(request: inference_pb2.GenerateRequest) -> Wanted:
+def _wanted(request: inference_pb2.GenerateRequest, settings: GatewaySettings) -> Wanted:
     """Absent fields take OpenAI's defaults: 16 tokens, for chats the rest of the context."""
     params = request.params
 
@@ -168,6 +176,10 @@ def _wanted(request: inference_pb2.GenerateRequest) -> Wanted:
     if params.top_logprobs > MAX_LOGPROBS:
         raise InvalidRequestError(
             f"top_logprobs must be at most {MAX_LOGPROBS}.", param="top_logprobs"
+        )
+    if len(request.cache_salt) > MAX_SALT_CHARS:
+        raise InvalidRequestError(
+            f"cache_salt must have at most {MAX_SALT_CHARS} characters.", param="cache_salt"
         )
     return Wanted(
         default_max_tokens=None
@@ -189,6 +201,8 @@ def _wanted(request: inference_pb2.GenerateRequest) -> Wanted:
         n=request.n or 1,
         seed=request.seed if request.HasField("seed") else None,
         stops=parse.stops(list(request.stop)),
+        cache_ttl_s=cache_ttl_s(request.cache_ttl_ms / 1000, settings.max_cache_ttl_s),
+        cache_salt=request.cache_salt,
     )
 
 
@@ -198,15 +212,17 @@ class RpcServer:
     def __init__(self, context: Context, host: str, port: int) -> None:
         """Binds. Raises ConfigError naming host and port when they cannot be had."""
         self._context = context
+        max_bytes = context.settings.max_body_bytes
         self._server = grpc.aio.server(
+            interceptors=[MalformedInterceptor(abort, max_bytes)],
             options=[
-                ("grpc.max_receive_message_length", context.settings.max_body_bytes),
+                ("grpc.max_receive_message_length", _HARD_LIMIT * max_bytes),
                 ("grpc.so_reuseport", 0),
                 # Applications may ping every 5 s; one that answers no ping for 20 s is gone.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
-            ]
+            ],
         )
         self.port = rpc.listen(self._server, host, port)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]

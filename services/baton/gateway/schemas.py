@@ -10,14 +10,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from typing_extensions import TypedDict
 
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+MAX_SALT_CHARS = 256
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
+
+
+_PROMPTS: list[JsonValue] = [
+    {"type": "string"},
+    {"type": "array", "items": {"type": "string"}},
+    {"type": "array", "items": {"type": "integer"}},
+    {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+]
 
 
 class Body(BaseModel):
@@ -37,11 +46,20 @@ class StreamOptions(Body):
     """Accepted; nothing is padded here."""
 
 
-class GenerationBody(Body):
-    """What both kinds of completion share."""
+class CachingBody(Body):
+    """What all that comes with a prompt shares."""
 
     model: str
     """Name of the model."""
+    cache_ttl: float | None = None
+    """Seconds for which the KV of prompt and answer is kept cached after the end, if it can be."""
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARS)] | None = None
+    """Cached prefixes are shared only with requests of the same salt."""
+
+
+class GenerationBody(CachingBody):
+    """What both kinds of completion share."""
+
     max_tokens: int | None = None
     """Most tokens to generate; by default 16 for completions, the rest of the context for chats."""
     temperature: float | None = None
@@ -93,17 +111,7 @@ class GenerationBody(Body):
 class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
-    prompt: Any = Field(
-        None,
-        json_schema_extra={
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}},
-                {"type": "array", "items": {"type": "integer"}},
-                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-            ]
-        },
-    )
+    prompt: Any = Field(None, json_schema_extra={"anyOf": _PROMPTS})
     """A text, token ids, or a list of either."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """Report logprobs, and those of this many likeliest tokens."""
@@ -175,6 +183,17 @@ class ChatBody(GenerationBody):
     """Not served yet."""
     verbosity: str | None = None
     """Not served yet."""
+
+
+class PrefetchBody(CachingBody):
+    """POST /v1/baton/prefetch."""
+
+    messages: list[ChatMessage] | None = None
+    """The chat that is about to come, or its beginning; or give `prompt`."""
+    prompt: Any = Field(None, json_schema_extra={"anyOf": _PROMPTS})
+    """As for completions."""
+    from_worker: str | None = None
+    """Id of a worker whose cache holds more of it than others do."""
 
 
 class PromptTokensDetails(TypedDict):
@@ -308,6 +327,23 @@ class ModelCard(TypedDict):
 class ModelList(TypedDict):
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class ToldWorker(TypedDict):
+    id: str
+    role: str
+
+
+class PrefetchedPrompt(TypedDict):
+    prompt_tokens: int
+    workers: list[ToldWorker]
+
+
+class Prefetched(TypedDict):
+    object: Literal["baton.prefetch"]
+    model: str
+    cache_ttl: float
+    prompts: list[PrefetchedPrompt]
 
 
 class ErrorDetail(TypedDict):

@@ -17,6 +17,8 @@ from baton.gateway.app import create_app
 from baton.gateway.context import Context
 from baton.gateway.dispatch import Dispatcher
 from baton.gateway.fleet import Fleet
+from baton.gateway.gc_pauses import settle_gc
+from baton.gateway.hints import Hints
 from baton.gateway.http_server import HttpServer
 from baton.gateway.prepare import ServedModel
 from baton.gateway.rpc import RpcServer
@@ -105,18 +107,18 @@ async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Con
     loop = asyncio.get_running_loop()
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     fleet = Fleet(store, Pool(), config.token, config.gateway, metrics)
-    dispatcher = Dispatcher(
-        fleet, policy_named(config.router.policy), config.gateway, metrics, [name]
-    )
+    policy = policy_named(config.router.policy)
+    dispatcher = Dispatcher(fleet, policy, config.gateway, metrics, [name])
 
     def not_ready() -> str | None:
-        return None if fleet.is_ready(name) else f"no worker serves {name} yet"
+        return None if fleet.is_ready(name) else fleet.shortage(name)
 
     fleet.start()
     try:
         yield Context(
             models={name: served},
             generator=dispatcher,
+            prefetcher=Hints(fleet, policy),
             settings=config.gateway,
             metrics=metrics,
             not_ready=not_ready,
@@ -149,6 +151,7 @@ class GatewayServer:
             self._rpc = RpcServer(self.context, host, config.gateway.grpc_port)
             await self._http.start()
             await self._rpc.start()
+            settle_gc()
         except BaseException:
             await self._stack.aclose()
             raise

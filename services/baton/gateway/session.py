@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
@@ -37,6 +36,8 @@ RETRY_S = 0.1
 # Workers send a frame every second at least. One that has not for this long is frozen or cut off,
 # whatever its connection says: a stopped process keeps its sockets.
 SILENCE_S = 5.0
+# By so much it may be taken for shorter, since moving a timer for every frame is not free.
+SILENCE_STEP_S = 0.5
 # Time for the last cancels to leave when the gateway stops.
 CLOSE_S = 0.5
 
@@ -116,7 +117,8 @@ class WorkerSession:
         self._slots: dict[int, SlotListener] = {}
         # Slots whose Submit may have reached the worker.
         self._sent: set[int] = set()
-        self._outbox: deque[session_pb2.SessionRequest] = deque()
+        # What has not left yet.
+        self._outbox = session_pb2.SessionRequest()
         self._forgotten: list[int] = []
         self._forget_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
@@ -142,15 +144,27 @@ class WorkerSession:
         return slot
 
     def submit(self, submit: session_pb2.Submit) -> None:
-        """Send a submission for a slot that was opened for it."""
-        self._send(session_pb2.SessionRequest(submit=submit))
+        """Send a copy of a submission for a slot that was opened for it."""
+        self._outbox.submits.append(submit)
+        self._wake.set()
 
     def cancel(self, slot: int) -> None:
         """Stop a submission; its listener hears no more. Unknown slots are ignored."""
-        if self._slots.pop(slot, None) is None:
+        if self._slots.pop(slot, None) is None or slot not in self._sent:
             return
         self._sent.discard(slot)
-        self._send(session_pb2.SessionRequest(cancel=session_pb2.Cancel(slot=slot)))
+        self._outbox.cancels.add(slot=slot)
+        self._wake.set()
+
+    def migrate(self, migrate: session_pb2.Migrate) -> None:
+        """Have a running submission handed over. A stream that breaks may swallow it."""
+        self._outbox.migrates.append(migrate)
+        self._wake.set()
+
+    def prefetch(self, prefetch: session_pb2.Prefetch) -> None:
+        """Tell the worker of a prompt that is about to come. A broken stream may swallow it."""
+        self._outbox.prefetches.append(prefetch)
+        self._wake.set()
 
     def forget(self, slot: int) -> None:
         """A submission has ended by itself; the worker may drop what it keeps of it."""
@@ -213,7 +227,7 @@ class WorkerSession:
                     reason = error.details() or error.code().name
                     if error.code() in _FINAL:
                         return Loss("rejected", reason)
-                    if _is_refusal(error):
+                    if rpc.is_refusal(error):
                         return Loss("refused", reason)
                 finally:
                     call.cancel()
@@ -262,8 +276,11 @@ class WorkerSession:
         writer = asyncio.create_task(self._write(call))
         try:
             async with asyncio.timeout(SILENCE_S) as silence:
+                moved_at = now()
                 while (response := await call.read()) is not _EOF:
-                    silence.reschedule(now() + SILENCE_S)
+                    if now() - moved_at > SILENCE_STEP_S:
+                        moved_at = now()
+                        silence.reschedule(moved_at + SILENCE_S)
                     self.on_frame(response.frame)
             return "the stream ended"
         except TimeoutError:
@@ -273,26 +290,33 @@ class WorkerSession:
             await asyncio.gather(writer, return_exceptions=True)
 
     async def _write(self, call: Any) -> None:
-        """Send what is queued, in order."""
+        """Send what is queued, all of it at once."""
         while True:
-            while self._outbox:
-                message = self._outbox.popleft()
-                if message.HasField("submit"):
-                    slot = message.submit.slot
-                    if slot not in self._slots:
-                        # Cancelled before it left.
-                        continue
-                    self._sent.add(slot)
+            message = self._take_outbox()
+            if message.ByteSize():
                 await call.write(message)
-            if self._forgotten and self._forget_timer is None:
-                slots, self._forgotten = self._forgotten, []
-                await call.write(session_pb2.SessionRequest(forget=session_pb2.Forget(slots=slots)))
                 continue
             if self._closing:
                 await call.done_writing()
                 return
             self._wake.clear()
             await self._wake.wait()
+
+    def _take_outbox(self) -> session_pb2.SessionRequest:
+        message, self._outbox = self._unsent(), session_pb2.SessionRequest()
+        self._sent.update([submit.slot for submit in message.submits])
+        if self._forgotten and self._forget_timer is None:
+            message.forget.slots.extend(self._forgotten)
+            self._forgotten.clear()
+        return message
+
+    def _unsent(self) -> session_pb2.SessionRequest:
+        """The outbox without submissions that were cancelled before they left."""
+        submits = self._outbox.submits
+        for i in reversed(range(len(submits))):
+            if submits[i].slot not in self._slots:
+                del submits[i]
+        return self._outbox
 
     def on_frame(self, frame: session_pb2.Frame) -> None:
         """Give a frame's rows, then its events, to the slots' listeners.
@@ -331,11 +355,8 @@ class WorkerSession:
         self.is_up = False
         self._forgotten.clear()
         self._stop_forget_timer()
-        self._outbox = deque(
-            message
-            for message in self._outbox
-            if message.HasField("submit") and message.submit.slot in self._slots
-        )
+        # Submissions wait for the next stream; the rest was about this one.
+        self._outbox = session_pb2.SessionRequest(submits=self._unsent().submits)
         self._owner.on_down(self, reason)
 
     def _give_up(self, loss: Loss) -> None:
@@ -344,7 +365,7 @@ class WorkerSession:
         self._is_gone = True
         self.is_up = False
         self._stop_forget_timer()
-        self._outbox.clear()
+        self._outbox.Clear()
         self._owner.on_gone(self, loss)
         lost = WorkerLostError(f"worker {self.worker.worker_id} was lost: {loss.reason}")
         for slot in list(self._slots):
@@ -356,10 +377,6 @@ class WorkerSession:
         if listener is not None:
             listener.on_lost(error)
 
-    def _send(self, message: session_pb2.SessionRequest) -> None:
-        self._outbox.append(message)
-        self._wake.set()
-
     def _wake_writer(self) -> None:
         self._stop_forget_timer()
         self._wake.set()
@@ -368,11 +385,3 @@ class WorkerSession:
         if self._forget_timer is not None:
             self._forget_timer.cancel()
             self._forget_timer = None
-
-
-def _is_refusal(error: grpc.aio.AioRpcError) -> bool:
-    """Nothing listens there: the process is dead. (The text is the system's for ECONNREFUSED.)"""
-    return (
-        error.code() is grpc.StatusCode.UNAVAILABLE
-        and "connection refused" in (error.details() or "").lower()
-    )

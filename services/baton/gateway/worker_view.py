@@ -9,7 +9,7 @@ from typing import Any
 
 from baton.router.pool import Role
 from baton.telemetry.metrics import Metrics
-from baton.v1 import common_pb2, session_pb2
+from baton.v1 import common_pb2, events_pb2, session_pb2, worker_pb2
 
 _LOAD_FIELDS = (
     "num_waiting",
@@ -19,11 +19,16 @@ _LOAD_FIELDS = (
     "cached_blocks",
     "reserved_blocks",
     "quarantined_blocks",
+    "pinned_blocks",
+    "fetched_blocks",
     "queue_room",
     "short_of_blocks",
     "prefill_tokens_per_s",
     "step_s",
+    "promotions",
+    "promotion_timeouts",
 )
+TIERS = {events_pb2.KV_TIER_HOST: "host", events_pb2.KV_TIER_DISK: "disk"}
 
 
 def role_name(lease: common_pb2.WorkerLease) -> str:
@@ -51,6 +56,11 @@ class WorkerView:
             return "resuming" if self.was_up else "connecting"
         return "draining" if self.load is not None and self.load.draining else "ready"
 
+    @property
+    def links(self) -> Sequence[worker_pb2.PeerLink]:
+        """The ways to its peers, as it last reported them."""
+        return self.load.links if self.load is not None else ()
+
     def unpaired_reason(self, views: Sequence[WorkerView]) -> str:
         """Why no worker of the other role can exchange KV with this one; empty when one can."""
         lease = self.lease
@@ -75,6 +85,7 @@ class WorkerView:
         load: dict[str, Any] = {"num_blocks": lease.capacity.num_blocks}
         if self.load is not None:
             load |= {name: getattr(self.load, name) for name in _LOAD_FIELDS}
+            load["tiers"] = [_describe_tier(t) for t in self.load.tiers if t.tier in TIERS]
         return {
             "id": lease.worker.worker_id,
             "role": role_name(lease),
@@ -89,7 +100,23 @@ class WorkerView:
             "transport": lease.transport,
             "build": lease.build,
             "load": load,
+            "links": [_describe_link(link) for link in self.links],
         }
+
+
+def _describe_tier(tier: session_pb2.TierLoad) -> dict[str, Any]:
+    names = ("used_bytes", "capacity_bytes", "hits", "demotions", "drops", "failures")
+    return {"tier": TIERS[tier.tier], **{name: getattr(tier, name) for name in names}}
+
+
+def _describe_link(link: worker_pb2.PeerLink) -> dict[str, Any]:
+    return {
+        "peer": link.peer.worker_id,
+        "transport": link.transport,
+        "fabric": link.fabric,
+        "bytes_per_s": link.bytes_per_s,
+        "is_up": link.is_up,
+    }
 
 
 def export_gauges(metrics: Metrics, views: Sequence[WorkerView]) -> None:
@@ -99,6 +126,8 @@ def export_gauges(metrics: Metrics, views: Sequence[WorkerView]) -> None:
     for labels, count in counts.items():
         metrics.workers.labels(*labels).set(count)
     metrics.digest_mismatches.set(sum(bool(view.unpaired_reason(views)) for view in views))
+    metrics.peer_links.clear()
+    metrics.peer_bandwidth.clear()
     for view in views:
         load = view.load
         if load is None:
@@ -109,8 +138,28 @@ def export_gauges(metrics: Metrics, views: Sequence[WorkerView]) -> None:
         metrics.queued_prefill_tokens.labels(worker).set(load.queued_prefill_tokens)
         metrics.prefill_rate.labels(worker).set(load.prefill_tokens_per_s)
         metrics.step.labels(worker).set(load.step_s)
-        for state in ("free", "cached", "reserved", "quarantined"):
+        for state in ("free", "cached", "reserved", "quarantined", "pinned"):
             metrics.kv_blocks.labels(worker, state).set(getattr(load, f"{state}_blocks"))
+        _export_tiers(metrics, worker, load)
+        _export_links(metrics, worker, load)
+
+
+def _export_tiers(metrics: Metrics, worker: str, load: session_pb2.Load) -> None:
+    for tier in load.tiers:
+        name = TIERS.get(tier.tier)
+        if name is None:
+            continue
+        metrics.tier_bytes.labels(worker, name, "used").set(tier.used_bytes)
+        metrics.tier_bytes.labels(worker, name, "capacity").set(tier.capacity_bytes)
+
+
+def _export_links(metrics: Metrics, worker: str, load: session_pb2.Load) -> None:
+    for link in load.links:
+        if link.is_up and link.fabric:
+            metrics.peer_links.labels(worker, link.transport, link.fabric).inc()
+        if link.is_up and link.bytes_per_s:
+            labels = (worker, link.peer.worker_id, link.transport, link.fabric)
+            metrics.peer_bandwidth.labels(*labels).set(link.bytes_per_s)
 
 
 def _metric_state(view: WorkerView) -> str:

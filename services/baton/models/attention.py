@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from baton_kernels import dispatch
 
 from baton.models.config import DecoderConfig
 from baton.models.inputs import ForwardInputs, GroupInputs
 from baton.models.layers import Linear, RMSNorm
 from baton.models.weights import Checkpoint
+from baton_kernels import dispatch
 
 
 class Attention:

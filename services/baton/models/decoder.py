@@ -63,12 +63,12 @@ class CausalLM(ABC):
     ) -> torch.Tensor:
         """Logits [N, vocab] of the rows that want them; the KV of all T tokens is stored.
 
-        `caches[i]` is layer i's view of the arena. The layers run in `num_pieces` pieces, and
-        `on_layers_done(piece)` is called after each: the KV of its layers is final by then (on
-        CUDA: queued on the current stream).
+        `caches[i]` is layer i's view of the arena. The layers run in `num_pieces` pieces, no more
+        than there are layers; `on_layers_done(piece)` is called after each but the last, when the
+        KV of its layers is stored (on CUDA: queued on the current stream).
         """
         group = inputs.groups[0]
-        bounds = {len(self.layers) * (p + 1) // num_pieces: p for p in range(num_pieces)}
+        bounds = {len(self.layers) * (p + 1) // num_pieces: p for p in range(num_pieces - 1)}
         residual = F.embedding(inputs.token_ids, self.embedding)
         x = self.layers[0].attention_norm(residual)
         for i, layer in enumerate(self.layers):

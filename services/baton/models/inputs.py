@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from baton_kernels import dispatch
 
 from baton.models.rope import rope_tables
+from baton_kernels import dispatch
 
 
 @dataclass(frozen=True, slots=True)

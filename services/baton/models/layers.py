@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from baton_kernels import dispatch
 
 from baton.models.config import DecoderConfig
 from baton.models.weights import Checkpoint
+from baton_kernels import dispatch
 
 
 class Linear:

@@ -33,10 +33,11 @@ class Role(IntEnum):
 class Columns:
     """Parallel arrays `[num_rows]`. Unused rows are all zero."""
 
-    # A worker is here; its stream is alive; it takes nothing new.
+    # A worker is here; its stream is alive; it takes nothing new; what runs there lacks blocks.
     used: Array
     up: Array
     draining: Array
+    short_of_blocks: Array
     # Interned names (`Pool.intern`), and Role.
     model: Array
     digest: Array
@@ -64,7 +65,7 @@ class Columns:
     reports: Array
     life: Array
 
-    _BOOL = ("used", "up", "draining")
+    _BOOL = ("used", "up", "draining", "short_of_blocks")
     _INT = (
         "model",
         "digest",
@@ -204,6 +205,7 @@ class Pool:
         columns.queued_prefill_tokens[row] = load.queued_prefill_tokens
         columns.free_blocks[row] = load.free_blocks
         columns.draining[row] = load.draining
+        columns.short_of_blocks[row] = load.short_of_blocks
         columns.unreported[row] = 0
         columns.unreported_tokens[row] = 0
         columns.reports[row] += 1

@@ -15,6 +15,9 @@ import numpy as np
 from baton.router.policy.base import Policy, RequestView, Scores
 from baton.router.pool import Array, Booking, Columns, Pool, Role, Rows
 
+# As plain numbers: with a member of an enum, numpy takes six times as long to compare.
+_PREFILL, _DECODE, _ANY = map(int, (Role.PREFILL, Role.DECODE, Role.ANY))
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -33,7 +36,8 @@ def select(view: RequestView, pool: Pool, policy: Policy, rng: random.Random) ->
     columns = pool.columns
     rows = _without(columns, pool.candidates(view.model), view.avoid)
     best: list[Selection] = []
-    for digest in np.unique(columns.digest[rows]):
+    # There are few; np.unique, which sorts them, takes 9 us.
+    for digest in set(columns.digest[rows].tolist()):
         option = _best_of_digest(view, columns, policy, rng, rows[columns.digest[rows] == digest])
         if option is None:
             continue
@@ -69,9 +73,9 @@ def _best_of_digest(
 ) -> Selection | None:
     """The best among workers that could all exchange KV."""
     role = columns.role[rows]
-    prefill = rows[role == Role.PREFILL]
+    prefill = rows[role == _PREFILL]
     paired = len(prefill) > 0 and not view.alone
-    alone = rows[role == Role.ANY] if paired else rows[role != Role.PREFILL]
+    alone = rows[role == _ANY] if paired else rows[role != _PREFILL]
     alone = alone[_has_queue_room(columns, alone)]
     options: list[Selection] = []
     if len(alone):
@@ -82,7 +86,7 @@ def _best_of_digest(
         options.append(Selection(int(alone[i]), None, float(scores[i])))
     if paired:
         prefill = prefill[_has_queue_room(columns, prefill)]
-        decode = rows[role == Role.DECODE]
+        decode = rows[role == _DECODE]
         decode = decode[_has_block_room(view, columns, decode)]
         if len(prefill) and len(decode):
             prefill_scores = policy.prefill_scores(view, columns, prefill)
@@ -98,7 +102,7 @@ def _without(columns: Columns, rows: Rows, avoid: frozenset[int]) -> Rows:
     if not avoid:
         return rows
     others = rows[~np.isin(rows, list(avoid))]
-    return others if np.any(columns.role[others] != Role.PREFILL) else rows
+    return others if np.any(columns.role[others] != _PREFILL) else rows
 
 
 def _has_queue_room(columns: Columns, rows: Rows) -> Array:

@@ -24,6 +24,10 @@ MAX_VALUE_BYTES = 2**20
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 INT64_MAX = 2**63 - 1
+KEEPS_TRYING = (
+    "tries again until it answers; what is known keeps serving, and no worker is found or "
+    "registered before: start the store, or check --store"
+)
 
 
 class StoreUnavailableError(UnavailableError):
@@ -54,6 +58,14 @@ class Store(Protocol):
         """Set a key; with a TTL it expires unless it is put again. Without one it stays.
 
         Putting the value that is there renews the TTL and is no change to watchers.
+        """
+
+    async def claim(
+        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+    ) -> bytes | None:
+        """Put, unless the key holds something other than `value` and `replaces`. Atomic.
+
+        Returns None when it was put, else what the key holds.
         """
 
     async def get(self, key: str) -> bytes | None:
@@ -122,7 +134,9 @@ class Outage:
 
     def failed(self, error: Exception) -> None:
         if not self._down:
-            self._logger.warning(*event("store_down", url=self._url, error=error))
+            self._logger.warning(
+                *event("store_down", url=self._url, error=error, hint=KEEPS_TRYING)
+            )
         self._down = True
 
     def works(self) -> None:

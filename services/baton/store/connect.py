@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import logging
-import re
 
 from baton.core.errors import ConfigError
 from baton.core.redact import redact_url
-from baton.store.base import Store, StoreUnavailableError
+from baton.core.store_url import EMBEDDED, check_store_url
+from baton.store.base import Outage, Store, StoreUnavailableError
 from baton.store.embedded import EmbeddedStore
 from baton.store.redis import RedisStore
-from baton.telemetry.logging import event
 
 log = logging.getLogger(__name__)
-
-_GRPC_URL = re.compile(r"grpc://(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):[0-9]{1,5}/?")
 
 
 def open_store(url: str, token: str, prefix: str) -> Store:
     """The store at `url`, which is not contacted yet. Raises ConfigError for other URLs."""
-    scheme = url.partition("://")[0]
-    if scheme == "grpc":
-        if _GRPC_URL.fullmatch(url) is None:
-            raise ConfigError(f"store.url {url!r}: expected grpc://HOST:PORT")
+    try:
+        check_store_url(url)
+    except ValueError as error:
+        raise ConfigError(f"store.url = {redact_url(url)!r}: {error}") from None
+    if url == EMBEDDED:
+        raise ConfigError(
+            "store.url = 'embedded': only the first gateway has the embedded store; it prints the "
+            "address for the others"
+        )
+    if url.startswith("grpc://"):
         return EmbeddedStore(url, token, prefix)
-    if scheme in ("redis", "rediss", "unix"):
-        return RedisStore(url, prefix)
-    raise ConfigError(
-        f"store.url {redact_url(url)!r}: expected grpc://HOST:PORT, redis://HOST:PORT/DB or "
-        "rediss://HOST:PORT/DB" + (_EMBEDDED if url == "embedded" else "")
-    )
-
-
-_EMBEDDED = "; only the first gateway has the embedded store, it prints the address for the others"
+    return RedisStore(url, prefix)
 
 
 async def connect(url: str, token: str, prefix: str) -> Store:
@@ -45,7 +40,7 @@ async def connect(url: str, token: str, prefix: str) -> Store:
     try:
         await store.get("ping")
     except StoreUnavailableError as error:
-        log.warning(*event("store_down", url=redact_url(url), error=error))
+        Outage(log, redact_url(url)).failed(error)
     except BaseException:
         await store.close()
         raise

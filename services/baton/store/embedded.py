@@ -59,6 +59,14 @@ class EmbeddedStoreServer(pb_grpc.StoreServiceServicer):
         self._arm()
         return pb.PutResponse()
 
+    async def Claim(self, request: pb.ClaimRequest, context: Any) -> pb.ClaimResponse:
+        ttl_s = request.ttl_s
+        await _check(context, base.check_entry, request.key, request.value, ttl_s)
+        replaces = request.replaces if request.HasField("replaces") else None
+        holder = self._state.claim(self._clock(), request.key, request.value, ttl_s, replaces)
+        self._arm()
+        return pb.ClaimResponse(holder=holder)
+
     async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
         value = self._state.get(self._clock(), request.key)
         return pb.GetResponse(found=value is not None, value=value or b"")
@@ -151,6 +159,16 @@ class EmbeddedStore:
         base.check_entry(key, value, ttl_s)
         request = pb.PutRequest(key=self._prefix + key, value=value, ttl_s=ttl_s or 0.0)
         await self._unary(self._stub.Put, request)
+
+    async def claim(
+        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+    ) -> bytes | None:
+        base.check_entry(key, value, ttl_s)
+        request = pb.ClaimRequest(
+            key=self._prefix + key, value=value, ttl_s=ttl_s, replaces=replaces
+        )
+        response = await self._unary(self._stub.Claim, request)
+        return response.holder if response.HasField("holder") else None
 
     async def get(self, key: str) -> bytes | None:
         base.check_key(key)

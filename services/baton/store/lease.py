@@ -2,6 +2,10 @@
 
 A worker's loop may be busy for longer than a lease lives; its lease must not expire for that. While
 the store is down the keeper goes on trying, and writes the lease again when it answers.
+
+A key has one holder. A keeper that finds another's value there looks whether that one lives: it
+takes over from the dead, and leaves the key to the living, so that two never overwrite each other
+in turns. Of one that does not answer, the lease decides: the dead do not renew theirs.
 """
 
 from __future__ import annotations
@@ -9,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from enum import Enum
 
 from baton.core.errors import BatonError
 from baton.core.redact import redact_url
@@ -20,12 +25,26 @@ from baton.telemetry.logging import event
 
 log = logging.getLogger(__name__)
 
+# Pause between two looks at a lease whose holder does not answer.
+HELD_POLL_S = 0.5
+
+
+class Holder(Enum):
+    """What a look at the writer of another value under the key found."""
+
+    LIVES = "lives"
+    # Or it is the caller itself: its value may be replaced.
+    GONE = "gone"
+    SILENT = "silent"
+
 
 class LeaseKeeper:
-    """Puts `value()` under `key` with a TTL, again every `renew_s`, until it is stopped.
+    """Claims `key` with `value()` and a TTL, again every `renew_s`, until it is stopped.
 
-    `value` is called on the keeper's thread before each write. Methods may be called from any
-    thread; from an event loop, `stop` belongs in `asyncio.to_thread`.
+    `value` is called before each write, `look` with the value of another holder (it must not
+    raise), and `lost` with the value of the living holder that a keeper finds after its start;
+    it has ended then. All three on the keeper's thread. Methods may be called from any thread; from
+    an event loop, `start` and `stop` belong in `asyncio.to_thread`.
     """
 
     def __init__(
@@ -35,6 +54,8 @@ class LeaseKeeper:
         prefix: str,
         key: str,
         value: Callable[[], bytes],
+        look: Callable[[bytes], Awaitable[Holder]],
+        lost: Callable[[bytes], None],
         ttl_s: float,
         renew_s: float,
     ) -> None:
@@ -42,12 +63,17 @@ class LeaseKeeper:
         self._url, self._token, self._prefix = url, token, prefix
         self._key = key
         self._value = value
+        self._look = look
+        self._lost = lost
         self._ttl_s = ttl_s
         self._renew_s = renew_s
         self._outage = Outage(log, redact_url(url))
         self._registered = threading.Event()
         self._stopping = False
         self._delete = True
+        # What is there of ours, and the living holder for whom the keeper ended.
+        self._written: bytes | None = None
+        self._holder: bytes | None = None
         # Both are made on the thread, and are there once start() returns.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event | None = None
@@ -55,15 +81,20 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name=f"lease-{key}", daemon=True)
         self._failure: BaseException | None = None
 
-    def start(self) -> None:
-        """Begin; returns before the first write. Raises ConfigError when the URL is wrong."""
+    def start(self) -> bytes | None:
+        """Begin; None once the lease is written, or the store turns out to be down.
+
+        Otherwise the value of the living holder of the key: the keeper has ended then. Raises
+        ConfigError when the URL is wrong.
+        """
         self._thread.start()
         self._started.wait()
         if self._failure is not None:
             self._thread.join()
             raise self._failure
+        return self._holder
 
-    def wait_registered(self, timeout_s: float) -> bool:
+    def wait_registered(self, timeout_s: float = 0.0) -> bool:
         """Wait for the first write; False when it has not been taken in time."""
         return self._registered.wait(timeout_s)
 
@@ -100,41 +131,72 @@ class LeaseKeeper:
             self._failure = error
             if self._started.is_set():
                 log.exception(*event("lease_keeper_failed", key=self._key))
-        finally:
-            self._started.set()
+        if self._holder is not None and self._started.is_set():
+            self._lost(self._holder)
+        self._started.set()
 
     async def _keep(self) -> None:
         store = open_store(self._url, self._token, self._prefix)
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
-        self._started.set()
         try:
-            backoff_s = base.FIRST_BACKOFF_S
-            while not self._stopping:
-                self._changed.clear()
-                if await self._write(store):
-                    backoff_s = base.FIRST_BACKOFF_S
-                    await base.pause(self._changed, self._renew_s)
-                else:
-                    await base.pause(self._changed, min(backoff_s, self._renew_s))
-                    backoff_s = min(2 * backoff_s, base.MAX_BACKOFF_S)
-            if self._delete:
-                await self._remove(store)
+            await self._claim_again_and_again(store, self._changed)
+            if self._delete and self._written is not None:
+                await self._remove(store, self._written)
         finally:
             await store.close()
 
-    async def _write(self, store: Store) -> bool:
-        try:
-            await store.put(self._key, self._value(), self._ttl_s)
-        except BatonError as error:
-            self._outage.failed(error)
-            return False
-        self._outage.works()
-        self._registered.set()
-        return True
+    async def _claim_again_and_again(self, store: Store, changed: asyncio.Event) -> None:
+        """Returns when the keeper is stopped, or `_holder` is set."""
+        now = asyncio.get_running_loop().time
+        backoff_s = base.FIRST_BACKOFF_S
+        silent: bytes | None = None
+        silent_until = 0.0
+        while not self._stopping:
+            changed.clear()
+            try:
+                holder, lives = await self._claim(store)
+            except BatonError as error:
+                self._outage.failed(error)
+                self._started.set()
+                await base.pause(changed, min(backoff_s, self._renew_s))
+                backoff_s = min(2 * backoff_s, base.MAX_BACKOFF_S)
+                continue
+            self._outage.works()
+            backoff_s = base.FIRST_BACKOFF_S
+            if holder is None:
+                silent = None
+                self._registered.set()
+                self._started.set()
+                await base.pause(changed, self._renew_s)
+                continue
+            if holder != silent:
+                silent, silent_until = holder, now() + self._ttl_s + self._renew_s
+                if not lives:
+                    log.warning(*event("lease_held", key=self._key, wait_s=self._ttl_s))
+            if lives or now() >= silent_until:
+                self._holder, self._written = holder, None
+                return
+            await base.pause(changed, min(HELD_POLL_S, self._renew_s))
 
-    async def _remove(self, store: Store) -> None:
+    async def _claim(self, store: Store) -> tuple[bytes | None, bool]:
+        """Write the lease, over a dead holder's. Else the other holder, and whether it lives."""
+        value = self._value()
+        replaces = self._written
+        while True:
+            holder = await store.claim(self._key, value, self._ttl_s, replaces=replaces)
+            if holder is None:
+                self._written = value
+                return None, False
+            found = await self._look(holder)
+            if found is not Holder.GONE:
+                return holder, found is Holder.LIVES
+            replaces = holder
+
+    async def _remove(self, store: Store, written: bytes) -> None:
         try:
-            await store.delete(self._key)
+            # It may be somebody else's by now.
+            if await store.claim(self._key, written, self._ttl_s, replaces=written) is None:
+                await store.delete(self._key)
         except BatonError as error:
             # It leaves the store with its TTL.
             log.info(*event("lease_not_deleted", key=self._key, error=error))

@@ -65,6 +65,7 @@ class RedisStore:
         except (ValueError, TypeError) as error:
             raise ConfigError(f"store.url {self._url}: {error}") from error
         self._put = self._redis.register_script(redis_scripts.PUT)
+        self._claim = self._redis.register_script(redis_scripts.CLAIM)
         self._delete = self._redis.register_script(redis_scripts.DELETE)
         self._increment = self._redis.register_script(redis_scripts.INCREMENT)
         self._list = self._redis.register_script(redis_scripts.LIST)
@@ -72,6 +73,15 @@ class RedisStore:
     async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         base.check_entry(key, value, ttl_s)
         await self._call(self._put(self._keys(key), [self._channel, key, value, _millis(ttl_s)]))
+
+    async def claim(
+        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+    ) -> bytes | None:
+        base.check_entry(key, value, ttl_s)
+        may_replace = value if replaces is None else replaces
+        args: list[str | bytes | int] = [self._channel, key, value, _millis(ttl_s), may_replace]
+        holder: Any = await self._call(self._claim(self._keys(key), args))
+        return None if holder is None else bytes(holder)
 
     async def get(self, key: str) -> bytes | None:
         base.check_key(key)

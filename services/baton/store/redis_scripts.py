@@ -22,8 +22,19 @@ if old ~= ARGV[3] then
   local version = redis.call('INCR', KEYS[3])
   redis.call('PUBLISH', ARGV[1], 'p' .. version .. ' ' .. ARGV[2] .. '\\0' .. ARGV[3])
 end
-return 0
+return false
 """
+
+# As PUT, with one more ARGV: the value that may be replaced. Returns what was in the way, or nil.
+CLAIM = (
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[3] and holder ~= ARGV[5] then
+  return holder
+end
+"""
+    + PUT
+)
 
 # KEYS: entry, index, version. ARGV: channel, key.
 DELETE = """

@@ -68,6 +68,16 @@ class StoreState:
         if old is None or old.value != value:
             self._tell(WatchEvent("put", key, value))
 
+    def claim(
+        self, now: float, key: str, value: bytes, ttl_s: float, replaces: bytes | None
+    ) -> bytes | None:
+        """Put and return None; or what is there, when that is neither `value` nor `replaces`."""
+        holder = self.get(now, key)
+        if holder is not None and holder not in (value, replaces):
+            return holder
+        self.put(now, key, value, ttl_s)
+        return None
+
     def get(self, now: float, key: str) -> bytes | None:
         self.expire(now)
         entry = self._entries.get(key)

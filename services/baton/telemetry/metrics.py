@@ -12,11 +12,12 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from baton.telemetry.histogram import Histogram
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 NAMESPACE = "baton"
@@ -28,6 +29,8 @@ FIRST_TOKEN_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 4, 8, 
 TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 QUEUE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 PHASE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+# Bytes per second, 1 MiB/s to 256 GiB/s.
+RATE_BUCKETS = tuple(float(2**20 * 4**i) for i in range(10))
 # Tokens of a prompt or an answer, and bytes of one handoff's KV (4 KiB to 16 GiB).
 LENGTH_BUCKETS = (1, 8, 32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 BYTES_BUCKETS = tuple(float(4096 * 4**i) for i in range(12))
@@ -38,9 +41,13 @@ class Metrics:
 
     Labels, where they are not plain: `api` is chat, completions, generate, ...; `code` is "ok" or
     an error's code; `state` of workers is ready, draining or lost; `state` of blocks is free,
-    cached, reserved or quarantined (cached ones are counted as free too); `reason` of a retry is
-    the code of the error that ended the attempt; `outcome` of a handoff is accepted, failed or
-    skipped (the decode worker computed the prompt itself).
+    cached, reserved, quarantined or pinned (cached ones are counted as free too, and pinned ones
+    are in any state but quarantined); `reason` of a retry is the code of the error that ended the
+    attempt; `outcome` of a handoff is accepted, failed or skipped (the decode worker computed the
+    prompt itself); `side` of a failed one is source or target, its `reason` that of its
+    HandoffError or the code of another error; `overlap` of KV is hidden or exposed; `reason` of a
+    move is drain or short_of_blocks, its `outcome` moved, failed (it goes on where it was) or ended
+    (the request did meanwhile).
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -111,17 +118,57 @@ class Metrics:
 
         # Handoffs
         self.handoffs = self._counter("handoffs_total", "Handoffs that ended.", ("outcome",))
+        self.handoff_failures = self._counter(
+            "handoff_failures_total", "Handoffs that failed, and why.", ("side", "reason")
+        )
+        self.handoff_offer_wait = self._histogram(
+            "handoff_offer_wait_seconds",
+            "From the submission at the target to the Offer.",
+            PHASE_BUCKETS,
+        )
         self.handoff_grant_wait = self._histogram(
             "handoff_grant_wait_seconds", "From the Offer to the first Grant.", PHASE_BUCKETS
         )
         self.handoff_transfer = self._histogram(
-            "handoff_transfer_seconds", "From the first write to the last one done.", PHASE_BUCKETS
+            "handoff_transfer_seconds",
+            "With a write of the handoff under way.",
+            PHASE_BUCKETS,
+            ("transport",),
+        )
+        self.handoff_goodput = self._histogram(
+            "handoff_goodput_bytes_per_second",
+            "KV moved by a handoff in the time with a write under way.",
+            RATE_BUCKETS,
+            ("transport",),
+        )
+        self.handoff_exposed = self._histogram(
+            "handoff_exposed_seconds",
+            "From the last prompt token's compute until the last write was done.",
+            PHASE_BUCKETS,
+            ("transport",),
+        )
+        self.handoff_kv = self._counter(
+            "handoff_kv_bytes_total",
+            "KV moved by handoffs: hidden behind compute, or exposed.",
+            ("transport", "overlap"),
+        )
+        self.handoff_first_step = self._histogram(
+            "handoff_first_step_seconds",
+            "From the adoption to the target's first token.",
+            PHASE_BUCKETS,
         )
         self.handoff_verify = self._histogram(
             "handoff_verify_seconds", "From Commit to Accepted or Rejected.", PHASE_BUCKETS
         )
         self.handoff_bytes = self._histogram(
             "handoff_bytes", "KV moved by a handoff.", BYTES_BUCKETS
+        )
+
+        self.moves = self._counter(
+            "moves_total", "Moves of running sequences that ended.", ("reason", "outcome")
+        )
+        self.move_duration = self._histogram(
+            "move_seconds", "From a move's begin to the adoption.", PHASE_BUCKETS
         )
 
         # Workers, from their load reports
@@ -135,11 +182,38 @@ class Metrics:
             "queued_prefill_tokens", "Prompt tokens taken and not computed.", ("worker",)
         )
         self.kv_blocks = self._gauge("kv_blocks", "KV blocks by state.", ("worker", "state"))
+        self.tier_bytes = self._gauge(
+            "tier_bytes", "Of a tier below the device: used and capacity.", ("worker", "tier", "of")
+        )
+        self.tier_blocks = self._counter(
+            "tier_blocks_total",
+            "Hits, demotions, drops and failures of a tier.",
+            ("worker", "tier", "event"),
+        )
+        self.promoted_blocks = self._counter(
+            "promoted_blocks_total", "Blocks brought back from lower tiers.", ("worker",)
+        )
+        self.promotion_timeouts = self._counter(
+            "promotion_timeouts_total", "Sequences that stopped waiting for those.", ("worker",)
+        )
+        self.fetched_blocks = self._counter(
+            "fetched_blocks_total", "Blocks taken from peers' caches.", ("worker",)
+        )
         self.prefill_rate = self._gauge(
             "prefill_tokens_per_second", "Moving average over about 20 steps.", ("worker",)
         )
         self.step = self._gauge(
             "step_seconds", "Moving average of steps without prefill.", ("worker",)
+        )
+        self.peer_links = self._gauge(
+            "peer_links",
+            "Peers that KV moves to and from, by what carries it.",
+            ("worker", "transport", "fabric"),
+        )
+        self.peer_bandwidth = self._gauge(
+            "peer_bandwidth_bytes_per_second",
+            "Measured from a worker to a peer when their link came up.",
+            ("worker", "peer", "transport", "fabric"),
         )
         self.digest_mismatches = self._gauge(
             "digest_mismatched_workers", "Workers that no peer shares a KV digest with."
@@ -156,15 +230,20 @@ class Metrics:
 
     def forget_worker(self, worker: str) -> None:
         """Drop the series of a worker that is gone, so that none shows its last load for ever."""
-        for gauge in (
+        for metric in (
             self.running,
             self.waiting,
             self.queued_prefill_tokens,
             self.kv_blocks,
+            self.tier_bytes,
+            self.tier_blocks,
+            self.promoted_blocks,
+            self.promotion_timeouts,
+            self.fetched_blocks,
             self.prefill_rate,
             self.step,
         ):
-            gauge.remove_by_labels({"worker": worker})
+            metric.remove_by_labels({"worker": worker})
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
@@ -175,6 +254,4 @@ class Metrics:
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
     ) -> Histogram:
-        return Histogram(
-            name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets
-        )
+        return Histogram(f"{NAMESPACE}_{name}", text, buckets, labels, self.registry)

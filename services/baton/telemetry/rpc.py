@@ -16,6 +16,7 @@ from typing import Any, cast
 import grpc
 
 from baton.core.errors import ConfigError
+from baton.telemetry.malformed import MalformedInterceptor
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -168,7 +169,9 @@ def server(
 ) -> grpc.aio.Server:
     """A server that asks callers for `token` (None: for nothing). Bind it with `listen`."""
     auth = [] if token is None else [TokenInterceptor(token)]
-    return grpc.aio.server(interceptors=[*auth, *interceptors], options=_SERVER_OPTIONS)
+    return grpc.aio.server(
+        interceptors=[*auth, MalformedInterceptor(), *interceptors], options=_SERVER_OPTIONS
+    )
 
 
 def listen(grpc_server: grpc.aio.Server, host: str, port: int) -> int:
@@ -182,6 +185,14 @@ def listen(grpc_server: grpc.aio.Server, host: str, port: int) -> int:
         return grpc_server.add_insecure_port(join_address(host, port))
     except RuntimeError as error:
         raise _cannot_listen(host, port, str(error)) from error
+
+
+def is_refusal(error: grpc.aio.AioRpcError) -> bool:
+    """Nothing listens there: the process is dead. (The text is the system's for ECONNREFUSED.)"""
+    return (
+        error.code() is grpc.StatusCode.UNAVAILABLE
+        and "connection refused" in (error.details() or "").lower()
+    )
 
 
 def check_bindable(host: str, port: int) -> None:

@@ -11,15 +11,36 @@ from typing import Any, Protocol
 
 from baton.core.errors import BatonError
 from baton.core.request import FinishReason, Request
+from baton.transfer.codec import Codec
 
 Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSlice:
+    """Which layers and KV heads of a group a rank holds: half-open ranges.
+
+    The default is one layer of one head, whatever its bytes: a block that is never divided.
+    """
+
+    layers: tuple[int, int] = (0, 1)
+    heads: tuple[int, int] = (0, 1)
+
+    @property
+    def num_layers(self) -> int:
+        return self.layers[1] - self.layers[0]
+
+    @property
+    def num_heads(self) -> int:
+        return self.heads[1] - self.heads[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Arena:
     """One group's registered memory: `[num_blocks, block_bytes]` from `address` on.
 
-    `view` is a writable uint8 numpy array of that shape for host memory, else None.
+    `view` is a writable uint8 numpy array of that shape for host memory, else None. A block is
+    `[layer, head, bytes of one head]` of the layers and heads in `held`.
     """
 
     group: int
@@ -29,6 +50,28 @@ class Arena:
     memory: str  # DRAM or VRAM
     device_id: int
     view: Any
+    held: ShardSlice = ShardSlice()
+
+    @property
+    def head_bytes(self) -> int:
+        """One head of one layer, K and V."""
+        return self.block_bytes // max(1, self.held.num_layers * self.held.num_heads)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerShard:
+    """One rank of a peer: how to reach its agent, and its arenas (`view` is None)."""
+
+    metadata: bytes
+    arenas: tuple[Arena, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """What carries the bytes to a peer, see `preflight`; 0 bytes per second: not measured."""
+
+    fabric: str
+    bytes_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +94,20 @@ class SourceOutput:
     finish: FinishReason | None
 
 
+@dataclass(frozen=True, slots=True)
+class MoveStop:
+    """Where a sequence that was being moved has stopped, or ended.
+
+    The rest of its blocks: `block_ids[g]` for the offered indices of group g from `first_index[g]`
+    on; the hashes of blocks that became full since the offer; its output since then.
+    """
+
+    first_index: tuple[int, ...]
+    block_ids: tuple[tuple[int, ...], ...]
+    hashes: tuple[tuple[bytes, ...], ...]
+    outputs: Mapping[int, SourceOutput]
+
+
 class HandoffHost(Protocol):
     """The worker, as its handoffs see it."""
 
@@ -62,10 +119,23 @@ class HandoffHost(Protocol):
         num_tokens: int,
         hashes: Sequence[Sequence[bytes]],
         num_blocks: Sequence[int],
+        growth_tokens: int,
     ) -> tuple[ReservedGroup, ...] | None:
         """Reserve blocks for an offer; None while there is no room.
 
         Raises InvalidRequestError (a BatonError) when the offer contradicts `request`.
+        """
+
+    def check_commit(
+        self,
+        key: Key,
+        outputs: Mapping[int, SourceOutput],
+        hashes: Sequence[Sequence[bytes]],
+        num_blocks: Sequence[int],
+    ) -> None:
+        """Raise HandoffError unless the reserved blocks can hold the KV of these tokens.
+
+        `hashes[g]` are those of all full blocks of group g, of `num_blocks[g]` with the tail.
         """
 
     def adopt(self, key: Key, outputs: Mapping[int, SourceOutput]) -> None:
@@ -84,9 +154,21 @@ class HandoffHost(Protocol):
     def release(self, key: Key) -> None:
         """No write reads the key's blocks any more: they become plain prefix cache."""
 
+    def stop_move(self, key: Key) -> MoveStop | None:
+        """All blocks so far are copied: stop a sequence that decodes on.
+
+        None when it stops a little later, by itself.
+        """
+
+    def in_doubt(self, key: Key, error: BatonError) -> None:
+        """As `failed`, but the target may have adopted: a sequence must not go on here."""
+
     # both
     def handed_off(self, key: Key, timing: HandoffTiming) -> None:
         """Source: the target has accepted. Target: the sequences were adopted."""
+
+    def withdrawn(self, key: Key) -> None:
+        """Every choice ended at the source; nothing was handed over."""
 
     def failed(self, key: Key, error: BatonError) -> None:
         """The handoff ended otherwise. Its resources are settled by the calls above."""
@@ -96,26 +178,46 @@ class HandoffHost(Protocol):
 class HandoffTiming:
     """Where the time went; seconds and bytes."""
 
+    # Target: from the submission to the Offer.
+    offer_wait_s: float = 0.0
     grant_wait_s: float = 0.0
+    # Source: with a write under way. Target: from the grant to the commit.
     transfer_s: float = 0.0
     verify_s: float = 0.0
     num_bytes: int = 0
+    # Of these, bytes that had landed when the last token of the prompt was computed, ...
+    hidden_bytes: int = 0
+    # ... and the time from then until the last write was done.
+    exposed_s: float = 0.0
+    transport: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockWrite:
-    """Blocks of one group to write: local ids to remote ids, in order."""
+    """Blocks of one group to write: local ids to remote ids, in order.
+
+    Of `num_parts` > 1, part p is the bytes of layers p * L // num_parts up to
+    (p + 1) * L // num_parts of the L that the rank holds. The last part of a block is written last:
+    its result brings the checksum of the whole block, those of other parts bring none.
+
+    With a `codec`, each block's record goes to the beginning of the remote one, whole (one part),
+    and the checksum is that of the record. A block that cannot be encoded goes plain, with its own.
+    """
 
     group: int
     local: tuple[int, ...]
     remote: tuple[int, ...]
+    part: int = 0
+    num_parts: int = 1
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """`checksums` holds one number per block of each BlockWrite; `error` is set when it failed.
+    """`checksums` has an entry per BlockWrite, or none at all when they are off.
 
-    `quiesced` is False when bytes of a failed write may still land.
+    An entry holds one number per block, none for parts but the last. `error` is set when the write
+    failed. `quiesced` is False when bytes of a failed write may still land.
     """
 
     checksums: tuple[tuple[int, ...], ...]
@@ -132,8 +234,15 @@ class Transport(Protocol):
     # our memory by itself (CMA, CUDA IPC), which no agent of ours takes part in.
     recreate_fences_node: bool
 
-    def register(self, arenas: Sequence[Arena]) -> None:
-        """Make the arenas reachable. Once, before anything else."""
+    def register(self, arenas: Sequence[Arena], codecs: Sequence[Codec] = ()) -> None:
+        """Make the arenas reachable. Once, before anything else.
+
+        `codecs` has one for each group, or none: see `wire_codec`.
+        """
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """What blocks can be sent in, besides plain bytes."""
 
     def endpoint_metadata(self) -> bytes:
         """What a peer needs to reach this transport; handed out on authenticated calls only."""
@@ -145,14 +254,27 @@ class Transport(Protocol):
     def transport_epoch(self) -> int:
         """New whenever the agent is recreated."""
 
-    def connect(self, peer: str, metadata: bytes, arenas: Sequence[Arena]) -> None:
-        """Prepare descriptors for a peer's arenas (`view` is None). Replaces an earlier life."""
+    def connect(
+        self,
+        peer: str,
+        shards: Sequence[PeerShard],
+        measured: Callable[[LinkInfo], None] | None = None,
+    ) -> None:
+        """Prepare descriptors for all ranks of a peer. Replaces an earlier life.
+
+        Block i of a worker is block i of each of its ranks: a write goes to every rank that holds
+        some of our layers and heads, the bytes of those only. `measured` is called once, on any
+        thread, when the link has been looked at; never for a peer that is not reached.
+        """
 
     def disconnect(self, peer: str) -> None:
         """Forget a peer; its queued writes fail."""
 
     def expect(self, key: Key, groups: Sequence[ReservedGroup]) -> None:
         """Target: writes will come here. Nothing to do for one-sided transports."""
+
+    def unexpect(self, key: Key) -> None:
+        """Target: no more writes are wanted there; a two-sided transport takes none."""
 
     def send(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from baton.core.clock import Clock
 from baton.core.errors import BatonError, HandoffError
 from baton.core.request import Request
 from baton.core.settings import TransferSettings
@@ -13,10 +14,12 @@ from baton.telemetry.logging import event as log_event
 from baton.transfer import state
 from baton.transfer.base import Arena, HandoffHost, Key, Transport, WriteResult
 from baton.transfer.checksum import common_algorithm
+from baton.transfer.codec import Codec
 from baton.transfer.peers import PeerId, Peers
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff
-from baton.transfer.verifier import Verifier
+from baton.transfer.verifier import Check, Verifier
+from baton.transfer.wire_codec import choose
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,10 @@ class Entry:
     request_id: str
     # None once it has ended: prompts are long, and ended handoffs are kept for a while.
     request: Request | None
+    host: HandoffHost
     num_quarantined: int = 0
+    # Target: what may be decoding its blocks.
+    check: Check | None = None
 
 
 Feed = Callable[[Entry, state.Event], None]
@@ -42,22 +48,24 @@ class Effects:
 
     def __init__(
         self,
-        host: HandoffHost,
         transport: Transport,
         arenas: Sequence[Arena],
+        codecs: Sequence[Codec],
         peers: Peers,
         post: Callable[[Callable[[], None]], None],
         settings: TransferSettings,
         feed: Feed,
+        clock: Clock,
     ) -> None:
-        self._host = host
         self._transport = transport
         self._arenas = tuple(arenas)
+        self._codecs = tuple(codecs)
         self._peers = peers
         self._post = post
         self._settings = settings
         self._feed = feed
-        self._verifier = Verifier(arenas, post)
+        self._clock = clock
+        self._verifier = Verifier(arenas, post, codecs)
         # Targets that found no room, oldest first.
         self.queue: dict[bytes, Entry] = {}
         self.num_quarantined = 0
@@ -67,7 +75,7 @@ class Effects:
 
     def do(self, entry: Entry, action: state.Action) -> None:
         """Carry out one action. Those that answer at once come last in their list."""
-        host, key = self._host, entry.key
+        host, key = entry.host, entry.key
         match action:
             case state.Send(message):
                 self._peers.send(entry.peer_id, message)
@@ -77,6 +85,10 @@ class Effects:
                 host.granted(key)
             case state.Release():
                 host.release(key)
+            case state.StopMove():
+                stop = host.stop_move(key)
+                if stop is not None:
+                    self._feed(entry, state.Stopped(stop))
             case state.Reserve():
                 self._reserve(entry, action)
             case state.Expect(groups):
@@ -84,23 +96,30 @@ class Effects:
             case state.Verify():
                 self._verify(entry, action)
             case state.Adopt(outputs):
+                self._transport.unexpect(key)
                 host.adopt(key, outputs)
             case state.Unreserve(quarantine, num_blocks):
+                if entry.check is not None:
+                    # Whoever gets the blocks next must not find them decoded.
+                    entry.check.stop()
                 if quarantine:
                     entry.num_quarantined = num_blocks
                     self.num_quarantined += num_blocks
+                self._transport.unexpect(key)
                 host.unreserve(key, quarantine=quarantine)
             case state.Lift():
                 self.num_quarantined -= entry.num_quarantined
                 entry.num_quarantined = 0
                 host.lift_quarantine(key)
             case state.Report(error, timing):
-                if error is None:
-                    host.handed_off(key, timing)
+                if error is not None:
+                    self._report_failure(entry, error, in_doubt=action.in_doubt)
+                elif action.withdrawn:
+                    host.withdrawn(key)
                 else:
-                    self._report_failure(entry, error)
+                    host.handed_off(key, replace(timing, transport=self._transport.name))
 
-    def _report_failure(self, entry: Entry, error: BatonError) -> None:
+    def _report_failure(self, entry: Entry, error: BatonError, *, in_doubt: bool) -> None:
         log.warning(
             *log_event(
                 "handoff_failed",
@@ -112,13 +131,16 @@ class Effects:
                 reason=error.message,
             )
         )
-        self._host.failed(entry.key, error)
+        if in_doubt:
+            entry.host.in_doubt(entry.key, error)
+        else:
+            entry.host.failed(entry.key, error)
 
     # --- source ---
 
     def _write(self, entry: Entry, action: state.Write) -> None:
         def done(result: WriteResult) -> None:
-            written = state.Written(action.write_id, result)
+            written = state.Written(action.write_id, result, self._clock())
             self._post(lambda: self._feed(entry, written))
 
         try:
@@ -139,8 +161,13 @@ class Effects:
             self._feed(entry, state.NoRoom())
             return
         try:
-            groups = self._host.reserve(
-                entry.key, entry.request, action.num_tokens, action.hashes, action.num_blocks
+            groups = entry.host.reserve(
+                entry.key,
+                entry.request,
+                action.num_tokens,
+                action.hashes,
+                action.num_blocks,
+                action.growth_tokens,
             )
         except BatonError as error:
             self.queue.pop(handoff_id, None)
@@ -151,13 +178,25 @@ class Effects:
             self._feed(entry, state.NoRoom())
         else:
             self.queue.pop(handoff_id, None)
-            self._feed(entry, state.Reserved(groups, self._transport.transport_epoch))
+            codec = choose(action.codecs, self._codecs)
+            self._feed(entry, state.Reserved(groups, self._transport.transport_epoch, codec))
 
     def _verify(self, entry: Entry, action: state.Verify) -> None:
+        try:
+            entry.host.check_commit(entry.key, action.outputs, action.hashes, action.num_blocks)
+        except BatonError as error:
+            self._feed(entry, state.Refused(error))
+            return
         peer = self._peers.find(entry.peer_id)
         theirs = peer.hello.arenas if peer is not None and peer.hello is not None else ()
-        self._verifier.check(
+
+        def done(problem: str | None) -> None:
+            entry.check = None
+            self._feed(entry, state.Verified(problem))
+
+        entry.check = self._verifier.check(
             action.checks,
             common_algorithm(self._arenas, theirs),
-            lambda problem: self._feed(entry, state.Verified(problem)),
+            done,
+            is_encoded=bool(action.codec),
         )

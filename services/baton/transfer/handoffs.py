@@ -19,16 +19,19 @@ from baton.core.request import Request
 from baton.core.settings import TransferSettings
 from baton.telemetry.logging import event as log_event
 from baton.transfer import state
-from baton.transfer.base import Arena, HandoffHost, Key, SourceOutput, Transport
+from baton.transfer.base import Arena, HandoffHost, Key, MoveStop, SourceOutput, Transport
 from baton.transfer.effects import Effects, Entry
+from baton.transfer.fetching import FetchHost, Fetching
 from baton.transfer.hello import Greeter
 from baton.transfer.links import Links, Message
-from baton.transfer.parking import Parking, refuse_fetch
+from baton.transfer.parking import Parking
 from baton.transfer.peers import Peer, PeerId, Peers
+from baton.transfer.preflight import warn_of_fabric
 from baton.transfer.process import node
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff, TargetState
-from baton.v1 import common_pb2, transfer_pb2
+from baton.transfer.wire_codec import wire_codecs
+from baton.v1 import common_pb2, transfer_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +50,17 @@ class OfferDue(Protocol):
     def hashes(self) -> tuple[tuple[bytes, ...], ...]: ...
     @property
     def num_blocks(self) -> tuple[int, ...]: ...
+    @property
+    def growth_tokens(self) -> int: ...
 
 
 class Handoffs:
     """The handoffs in which this worker is source or target.
 
-    `post(work)` runs `work` on the loop thread soon; `loop` is the asyncio loop of the gRPC server.
-    The transport is registered already.
+    `post(work)` runs `work` on the loop thread soon; `do`, if there is one, may run it at once, on
+    whatever thread, while the loop thread waits. `loop` is the asyncio loop of the gRPC server.
+    The transport is registered already. `link_changed` is called on any thread when `peers` has
+    something new to tell.
     """
 
     def __init__(
@@ -69,16 +76,36 @@ class Handoffs:
         token: str,
         settings: TransferSettings,
         clock: Clock = monotonic,
+        link_changed: Callable[[], None] = lambda: None,
+        *,
+        fetch_host: FetchHost,
+        do: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._me = me
         self._transport = transport
         self._num_groups = len(groups)
+        self._host = host
         self._settings = settings
         self._clock = clock
+        self._link_changed = link_changed
         self._greeter = Greeter(me, digest, groups, arenas, transport)
-        self._peers = Peers(transport, self._greeter, self, self._dial, clock)
-        self._links = Links(self._greeter, token, loop, post, self._peers)
-        self._effects = Effects(host, transport, arenas, self._peers, post, settings, self._feed)
+        self._peers = Peers(transport, self._greeter, self, self._dial, clock, self._measured)
+        self._links = Links(self._greeter, token, loop, post, do or post, self._peers)
+        codecs = wire_codecs(settings, groups, arenas)
+        self._effects = Effects(
+            transport, arenas, codecs, self._peers, post, settings, self._feed, clock
+        )
+        self._fetching = Fetching(
+            me,
+            len(groups),
+            fetch_host,
+            self._peers,
+            settings,
+            transport.codecs,
+            clock,
+            self._enter,
+            self._feed,
+        )
         # Ended ones too, for REMEMBER_S.
         self._entries: dict[bytes, Entry] = {}
         self._open: dict[bytes, Entry] = {}
@@ -86,8 +113,15 @@ class Handoffs:
         self._ended: deque[tuple[float, bytes]] = deque()
         self._parking = Parking(settings.offer_wait_s)
         self._pool_blocks = sum(arena.num_blocks for arena in arenas)
+        self._closed = False
         self.must_restart = False
         """Too many blocks are in quarantine, and recreating the transport cannot free them."""
+
+    def _measured(self, peer: Peer) -> None:
+        """On any thread: it is known what carries the bytes to a peer."""
+        assert peer.info is not None, "that is what was looked at"
+        warn_of_fabric(self._settings, self._transport.name, peer.worker_id, peer.info)
+        self._link_changed()
 
     def _dial(self, ref: common_pb2.WorkerRef) -> None:
         self._links.dial(ref)
@@ -102,7 +136,10 @@ class Handoffs:
         attempt: int,
         peer: common_pb2.WorkerRef,
     ) -> None:
-        """This worker computes `request` for `peer`. Connects while it is being computed."""
+        """This worker computes `request` for `peer`, or moves it there as it decodes.
+
+        Connects meanwhile.
+        """
         identity = state.Identity(handoff_id, attempt, self._me.epoch, peer.epoch)
         self._check_new(identity, key)
         machine = SourceHandoff(identity, request.outputs, request.deadline, self._settings)
@@ -146,14 +183,35 @@ class Handoffs:
         request: Request,
         peer: common_pb2.WorkerRef,
     ) -> Entry:
-        entry = Entry(key, machine, (peer.worker_id, peer.epoch), request.request_id, request)
-        handoff_id = machine.identity.handoff_id
-        self._entries[handoff_id] = self._open[handoff_id] = self._by_key[key] = entry
+        peer_id = (peer.worker_id, peer.epoch)
+        entry = Entry(key, machine, peer_id, request.request_id, request, self._host)
+        self._enter(entry)
         return entry
 
+    def _enter(self, entry: Entry) -> None:
+        handoff_id = entry.machine.identity.handoff_id
+        self._entries[handoff_id] = self._open[handoff_id] = self._by_key[entry.key] = entry
+
+    def fetch(
+        self,
+        key: Key,
+        request: Request,
+        peer: common_pb2.WorkerRef,
+        group: int,
+        hashes: Sequence[bytes],
+    ) -> None:
+        """See `Fetching.ask`."""
+        self._fetching.ask(key, request, peer, group, hashes)
+        self._feed_if_dead(self._by_key[key])
+
     def offer(self, due: OfferDue) -> None:
-        """The engine has scheduled a source's prompt."""
-        self._feed_key(due.key, state.Due(due.num_tokens, due.hashes, due.num_blocks))
+        """The engine has scheduled a source's prompt, or begins to move a sequence."""
+        # A sequence that is moved would stand still while its blocks are decoded.
+        codecs = () if due.growth_tokens else self._transport.codecs
+        self._feed_key(
+            due.key,
+            state.Due(due.num_tokens, due.hashes, due.num_blocks, due.growth_tokens, codecs),
+        )
 
     def blocks_ready(
         self,
@@ -162,10 +220,17 @@ class Handoffs:
         block_ids: tuple[tuple[int, ...], ...],
         done: bool,
         outputs: Mapping[int, SourceOutput] | None,
+        part: int = 0,
+        num_parts: int = 1,
     ) -> None:
-        """A source's blocks are final; `outputs` are there when `done`."""
-        ready = state.Ready(first_index, block_ids, (outputs or {}) if done else None)
+        """A source's blocks are final, or a part of them; `outputs` are there when `done`."""
+        outputs = (outputs or {}) if done else None
+        ready = state.Ready(first_index, block_ids, outputs, part, num_parts)
         self._feed_key(key, ready)
+
+    def move_stopped(self, key: Key, stop: MoveStop) -> None:
+        """A sequence that is moved computes no further, or has ended."""
+        self._feed_key(key, state.Stopped(stop))
 
     def fail_source(self, key: Key, error: BatonError) -> None:
         """The engine gave a source up, and has told the host itself."""
@@ -192,6 +257,16 @@ class Handoffs:
         return len(self._open)
 
     @property
+    def holds_up(self) -> bool:
+        """A sequence stands still until a write or a check of ours ends, which is a moment."""
+        return any(entry.machine.holds_up for entry in self._open.values())
+
+    def peers(self) -> list[worker_pb2.PeerLink]:
+        """The workers that KV moves to and from. From any thread."""
+        links = (peer.link(self._transport.name) for peer in self._peers.all())
+        return [link for link in links if link is not None]
+
+    @property
     def num_queued(self) -> int:
         """Offers that wait for room here."""
         return len(self._effects.queue)
@@ -207,7 +282,8 @@ class Handoffs:
         return self._effects.num_quarantined
 
     def close(self) -> None:
-        """Stop speaking. The worker is about to leave."""
+        """Stop speaking, and hear no more. The worker is about to leave."""
+        self._closed = True
         self._links.close()
         self._effects.close()
 
@@ -247,6 +323,7 @@ class Handoffs:
         while self._ended and self._ended[0][0] <= now:
             _, handoff_id = self._ended.popleft()
             if _unsettled(self._entries[handoff_id]):
+                self._feed(self._entries[handoff_id], state.Tick())
                 self._ended.append((now + REMEMBER_S, handoff_id))
             else:
                 del self._entries[handoff_id]
@@ -276,6 +353,8 @@ class Handoffs:
         except HandoffError as error:
             log.critical(*log_event("transport_stuck", reason=error.message))
             self.must_restart = True
+            # The old agent lives, without its peers: the drain that follows has to reach them.
+            self._peers.reintroduce()
             return
         self._greeter.refresh()
         self._peers.reintroduce()
@@ -306,9 +385,14 @@ class Handoffs:
     # --- events to machines ---
 
     def _receive(self, peer_id: PeerId, message: Message) -> None:
+        if self._closed:
+            return
         entry = self._entries.get(message.handoff_id)
-        if message.WhichOneof("body") == "fetch":
-            self._peers.send(peer_id, refuse_fetch(message))
+        answer: Message | None
+        if entry is None and message.WhichOneof("body") == "fetch":
+            answer = self._fetching.lend(peer_id, message)
+            if answer is not None:
+                self._peers.send(peer_id, answer)
         elif entry is None:
             answer = self._parking.receive(peer_id, message, self._me.epoch, self._clock())
             if answer is not None:
@@ -337,6 +421,8 @@ class Handoffs:
 
     def _feed(self, entry: Entry, event: state.Event) -> None:
         """Give a machine an event, do what it says, and book its end."""
+        if self._closed:
+            return
         for action in entry.machine.handle(event, self._clock()):
             self._effects.do(entry, action)
         handoff_id = entry.machine.identity.handoff_id

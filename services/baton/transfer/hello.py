@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from baton.core.errors import HandoffError
 from baton.core.kv import GroupSpec
-from baton.transfer.base import Arena, Transport
+from baton.transfer.base import Arena, PeerShard, Transport
 from baton.transfer.layout import (
-    arena_from_proto,
     arena_to_proto,
-    check_arenas,
     group_from_proto,
     group_to_proto,
+    peer_shard,
     whole_shard,
 )
 from baton.transfer.process import ProcessRef, this_process
+from baton.transfer.relayout import check_shards
 from baton.v1 import common_pb2, transfer_pb2
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, common_version
 
@@ -30,8 +30,11 @@ class PeerHello:
     address: str
     process: ProcessRef
     transport_epoch: int
-    metadata: bytes
-    arenas: tuple[Arena, ...]
+    shard: PeerShard
+
+    @property
+    def arenas(self) -> tuple[Arena, ...]:
+        return self.shard.arenas
 
 
 class Greeter:
@@ -99,16 +102,16 @@ class Greeter:
         if [group_from_proto(group) for group in hello.groups] != self._groups:
             raise HandoffError(f"{name} has the same digest but other attention groups")
         if len(hello.shards) != 1:
+            # Transports write to any number; commits and their checks speak for one rank.
             raise HandoffError(f"{name} has {len(hello.shards)} shards; only one is served yet")
         endpoint = hello.shards[0]
-        arenas = tuple(arena_from_proto(ref) for ref in endpoint.arenas)
-        check_arenas(self._arenas, arenas)
+        shard = peer_shard(endpoint, self._groups)
+        check_shards(self._arenas, [shard])
         return PeerHello(
             worker_id=hello.worker.worker_id,
             epoch=hello.worker.epoch,
             address=hello.worker.address,
             process=ProcessRef(hello.pid, hello.pid_start, hello.node),
             transport_epoch=endpoint.transport_epoch,
-            metadata=endpoint.metadata,
-            arenas=arenas,
+            shard=shard,
         )

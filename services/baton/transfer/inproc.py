@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +12,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, BlockWrite, Key, ReservedGroup, WriteResult
-from baton.transfer.checksum import Algorithm, block_checksums, common_algorithm
+from baton.transfer.base import (
+    Arena,
+    BlockWrite,
+    Key,
+    LinkInfo,
+    PeerShard,
+    ReservedGroup,
+    WriteResult,
+)
+from baton.transfer.checksum import (
+    Algorithm,
+    block_checksums,
+    common_algorithm,
+    written_checksums,
+)
+from baton.transfer.codec import Codec
+from baton.transfer.preflight import SHARED_MEMORY
+from baton.transfer.relayout import checksum_runs, group_plan
+from baton.transfer.wire_codec import encode_block
+from baton.transfer.writes import ArrayWrite, Ids, WriteChecker
 
 Done = Callable[[WriteResult], None]
 
@@ -33,8 +53,10 @@ class Faults:
     duplicate: int = 0
     # One byte lands wrong.
     corrupt: int = 0
-    # Every write takes this long.
+    # Every write takes this long, one after another as on one wire ...
     delay_s: float = 0.0
+    # ... and its bytes at this rate; 0 is no limit.
+    bytes_per_s: float = 0.0
 
     def take(self) -> str:
         """The fault of the next write, or an empty name."""
@@ -46,20 +68,36 @@ class Faults:
         return ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Peer:
+    shards: tuple[PeerShard, ...]
+    checker: WriteChecker
+    algorithm: Algorithm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Region:
+    """Bytes for one run of some blocks at one of the peer's ranks, `[block, byte]`."""
+
+    agent: str
+    group: int
+    ids: Ids
+    offset: int
+    data: np.ndarray
+
+
 @dataclass(slots=True)
 class _Copy:
     """One write under way: the bytes as they were when it was sent."""
 
-    remote_agent: str
-    writes: tuple[BlockWrite, ...]
-    blocks: list[np.ndarray]
+    regions: list[_Region]
     checksums: tuple[tuple[int, ...], ...]
     done: Done | None
     timed_out: bool = False
 
     @property
     def num_bytes(self) -> int:
-        return sum(part.nbytes for part in self.blocks)
+        return sum(region.data.nbytes for region in self.regions)
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -72,23 +110,39 @@ class InprocTransport:
     recreate_fences_node: bool = True
     transport_epoch: int = 1
     _arenas: dict[int, Arena] = field(default_factory=dict)
-    _peers: dict[str, tuple[str, Algorithm]] = field(default_factory=dict)
+    _codecs: tuple[Codec, ...] = ()
+    _peers: dict[str, _Peer] = field(default_factory=dict)
     _held: list[_Copy] = field(default_factory=list)
+    _wire: queue.Queue[tuple[float, _Copy]] | None = None
 
     @property
     def agent_name(self) -> str:
         return f"{self.prefix}.{self.transport_epoch}"
 
-    def register(self, arenas: Sequence[Arena]) -> None:
+    def register(self, arenas: Sequence[Arena], codecs: Sequence[Codec] = ()) -> None:
         self._arenas = {arena.group: arena for arena in arenas}
+        self._codecs = tuple(codecs)
         _agents[self.agent_name] = self
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        return tuple(codec.name for codec in self._codecs[:1])
 
     def endpoint_metadata(self) -> bytes:
         return self.agent_name.encode()
 
-    def connect(self, peer: str, metadata: bytes, arenas: Sequence[Arena]) -> None:
-        algorithm = common_algorithm(list(self._arenas.values()), arenas)
-        self._peers[peer] = (metadata.decode(), algorithm)
+    def connect(
+        self,
+        peer: str,
+        shards: Sequence[PeerShard],
+        measured: Callable[[LinkInfo], None] | None = None,
+    ) -> None:
+        theirs = [arena for shard in shards for arena in shard.arenas]
+        algorithm = common_algorithm(list(self._arenas.values()), theirs)
+        checker = WriteChecker(self._arenas, shards, self.codecs)
+        self._peers[peer] = _Peer(tuple(shards), checker, algorithm)
+        if measured is not None:
+            measured(LinkInfo(SHARED_MEMORY, 0.0))
 
     def disconnect(self, peer: str) -> None:
         self._peers.pop(peer, None)
@@ -96,21 +150,84 @@ class InprocTransport:
     def expect(self, key: Key, groups: Sequence[ReservedGroup]) -> None:
         """Copies are one-sided."""
 
+    def unexpect(self, key: Key) -> None:
+        """Nor can they be refused."""
+
     def send(self, peer: str, writes: Sequence[BlockWrite], done: Done, timeout_s: float) -> None:
         if peer not in self._peers:
             raise HandoffError(f"not connected to {peer}")
-        remote_agent, algorithm = self._peers[peer]
-        blocks = [self._arenas[w.group].view[list(w.local)] for w in writes]
-        checksums = tuple(
-            tuple(block_checksums(self._arenas[w.group], w.local, algorithm)) for w in writes
-        )
-        copy = _Copy(remote_agent, tuple(writes), blocks, checksums, done)
-        if self.faults.delay_s:
-            timer = threading.Timer(self.faults.delay_s, self._start, [copy])
-            timer.daemon = True
-            timer.start()
+        known = self._peers[peer]
+        checked = known.checker.check(writes)
+        regions: list[_Region] = []
+        checksums: list[tuple[int, ...]] = []
+        for write in checked:
+            if write.codec:
+                found, sums = self._encoded(known, write)
+            else:
+                found, sums = self._regions(known, write), self._checksums(known, write)
+            regions += found
+            checksums.append(tuple(sums))
+        copy = _Copy(regions, tuple(checksums), done)
+        faults = self.faults
+        slow_s = faults.delay_s
+        if faults.bytes_per_s:
+            slow_s += copy.num_bytes / faults.bytes_per_s
+        if slow_s or self._wire is not None:
+            self._slow_wire().put((slow_s, copy))
         else:
             self._start(copy)
+
+    def _slow_wire(self) -> queue.Queue[tuple[float, _Copy]]:
+        """The queue of a thread that lets each write take its time; once there, all go through."""
+        if self._wire is None:
+            self._wire = queue.Queue()
+            threading.Thread(target=self._carry, args=(self._wire,), daemon=True).start()
+        return self._wire
+
+    def _carry(self, wire: queue.Queue[tuple[float, _Copy]]) -> None:
+        while True:
+            slow_s, copy = wire.get()
+            time.sleep(slow_s)
+            self._start(copy)
+
+    def _regions(self, peer: _Peer, write: ArrayWrite) -> list[_Region]:
+        ours = self._arenas[write.group]
+        blocks = ours.view[write.local]
+        return [
+            _Region(
+                shard.metadata.decode(),
+                write.group,
+                write.remote,
+                run.theirs,
+                blocks[:, run.ours : run.ours + run.length],
+            )
+            for shard in peer.shards
+            for theirs in shard.arenas
+            if theirs.group == write.group
+            for run in group_plan(ours, theirs, write.num_parts).part(write.part)
+        ]
+
+    def _encoded(self, peer: _Peer, write: ArrayWrite) -> tuple[list[_Region], list[int]]:
+        """A region for each block: its record, or all of it."""
+        ours, codec = self._arenas[write.group], self._codecs[write.group]
+        agent = peer.shards[0].metadata.decode()
+        regions, sums = [], []
+        for i, local in enumerate(write.local.tolist()):
+            data = np.empty((1, codec.record_bytes), np.uint8)
+            checksum = encode_block(codec, ours.view[local], data[0])
+            if checksum is None:
+                data = ours.view[[local]]
+                [checksum] = block_checksums(ours, [local], peer.algorithm)
+            regions.append(_Region(agent, write.group, write.remote[i : i + 1], 0, data))
+            sums.append(checksum)
+        return regions, sums
+
+    def _checksums(self, peer: _Peer, write: ArrayWrite) -> list[int]:
+        if not write.is_last_part:
+            return []
+        ours = self._arenas[write.group]
+        runs = checksum_runs(ours, peer.shards)
+        return written_checksums(ours, write.local, peer.algorithm, runs)
 
     def _start(self, copy: _Copy) -> None:
         fault = self.faults.take()
@@ -120,20 +237,20 @@ class InprocTransport:
             self._held.append(copy)
         elif fault != "drop":
             if fault == "duplicate":
-                again = _Copy(copy.remote_agent, copy.writes, copy.blocks, (), None)
-                self._held.append(again)
+                self._held.append(_Copy(copy.regions, (), None))
             self._land(copy, corrupt=fault == "corrupt")
 
     def _land(self, copy: _Copy, *, corrupt: bool = False) -> None:
-        remote = _agents.get(copy.remote_agent)
-        if remote is None:
-            _tell(copy, WriteResult((), 0, error="the peer's agent is gone"))
-            return
-        for write, blocks in zip(copy.writes, copy.blocks, strict=True):
-            remote._arenas[write.group].view[list(write.remote)] = blocks
-        if corrupt:
-            first = copy.writes[0]
-            remote._arenas[first.group].view[first.remote[0], 0] ^= 1
+        remotes = [_agents.get(region.agent) for region in copy.regions]
+        for region, remote in zip(copy.regions, remotes, strict=True):
+            if remote is None:
+                _tell(copy, WriteResult((), 0, error="the peer's agent is gone"))
+                return
+            view = remote._arenas[region.group].view
+            view[region.ids, region.offset : region.offset + region.data.shape[1]] = region.data
+            if corrupt and len(region.ids):
+                view[region.ids[0], region.offset] ^= 1
+                corrupt = False
         if copy.timed_out:
             _tell(copy, WriteResult((), 0, error="timed out, then landed"))
         else:

@@ -8,7 +8,7 @@ import numpy as np
 
 from baton.core.errors import HandoffError
 from baton.core.kv import GroupSpec
-from baton.transfer.base import Arena
+from baton.transfer.base import Arena, PeerShard, ShardSlice
 from baton.v1 import common_pb2, transfer_pb2
 
 _KINDS = {
@@ -67,7 +67,28 @@ def arena_to_proto(arena: Arena) -> transfer_pb2.ArenaRef:
     )
 
 
-def arena_from_proto(ref: transfer_pb2.ArenaRef) -> Arena:
+def whole_slice(group: GroupSpec) -> ShardSlice:
+    """What the only rank of a worker holds."""
+    return ShardSlice((0, group.num_layers), (0, group.num_kv_heads))
+
+
+def slice_of(shard: common_pb2.Shard, groups: Sequence[GroupSpec], group: int) -> ShardSlice:
+    """What a rank holds of a group.
+
+    Raises HandoffError for ranks of a model with several groups: a Shard counts layers and heads of
+    the whole model, which says nothing of theirs.
+    """
+    whole = whole_shard(shard.agent_name, groups)
+    first_head, first_layer = shard.kv_head_start, shard.layer_start
+    heads, layers = shard.num_kv_heads, shard.num_layers
+    if (first_head, heads, first_layer, layers) == (0, whole.num_kv_heads, 0, whole.num_layers):
+        return whole_slice(groups[group])
+    if len(groups) != 1:
+        raise HandoffError("a model with several attention groups cannot be divided yet")
+    return ShardSlice((first_layer, first_layer + layers), (first_head, first_head + heads))
+
+
+def arena_from_proto(ref: transfer_pb2.ArenaRef, held: ShardSlice) -> Arena:
     """A peer's arena: an address to write to, nothing to read."""
     return Arena(
         group=ref.group,
@@ -77,21 +98,30 @@ def arena_from_proto(ref: transfer_pb2.ArenaRef) -> Arena:
         memory=ref.memory,
         device_id=ref.device_id,
         view=None,
+        held=held,
     )
 
 
-def check_arenas(ours: Sequence[Arena], theirs: Sequence[Arena]) -> None:
-    """Raise HandoffError unless block i of a group has the same bytes on both sides."""
-    mine = {arena.group: arena.block_bytes for arena in ours}
-    peer = {arena.group: arena.block_bytes for arena in theirs}
-    if mine != peer:
-        raise HandoffError(f"block sizes per group differ: here {mine}, there {peer} bytes")
+def peer_shard(endpoint: transfer_pb2.ShardEndpoint, groups: Sequence[GroupSpec]) -> PeerShard:
+    """A rank's memory as its worker's Hello describes it. Raises HandoffError."""
+    if any(ref.group >= len(groups) for ref in endpoint.arenas):
+        raise HandoffError(f"an arena's group is not one of the {len(groups)}")
+    return PeerShard(
+        endpoint.metadata,
+        tuple(
+            arena_from_proto(ref, slice_of(endpoint.shard, groups, ref.group))
+            for ref in endpoint.arenas
+        ),
+    )
 
 
-def block_descriptors(arena: Arena) -> np.ndarray:
-    """The whole arena as one strided descriptor row `(address, length, device, stride, count)`.
+def run_descriptors(arena: Arena, runs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """One strided row `(address, length, device, stride, count)` for each (offset, length) run.
 
-    Element i of the list that NIXL prepares from it is block i.
+    Element `r * num_blocks + i` of the list that NIXL prepares from them is run r of block i.
     """
-    row = (arena.address, arena.block_bytes, arena.device_id, arena.block_bytes, arena.num_blocks)
-    return np.array([row], dtype=np.uint64)
+    rows = [
+        (arena.address + offset, length, arena.device_id, arena.block_bytes, arena.num_blocks)
+        for offset, length in runs
+    ]
+    return np.array(rows, dtype=np.uint64)

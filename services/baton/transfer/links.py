@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
@@ -18,10 +20,17 @@ from baton.telemetry import rpc
 from baton.transfer.hello import Greeter, PeerHello
 from baton.v1 import common_pb2, transfer_pb2, transfer_pb2_grpc
 
+log = logging.getLogger(__name__)
+
 HELLO_WAIT_S = 5.0
 # A stream that broke may take this long to come back before its peer counts as lost.
 RECONNECT_S = 5.0
 RETRY_S = 0.1
+# With so many messages waiting for a peer to read, its stream is ended. They are lost with it, as
+# with any stream that breaks: machines repeat what matters when it is back.
+MAX_QUEUED = 4096
+
+_TOO_SLOW = "the peer reads too slowly"
 
 Message = transfer_pb2.HandoffMessage
 Post = Callable[[Callable[[], None]], None]
@@ -46,13 +55,28 @@ class Link:
     def __init__(self, loop: asyncio.AbstractEventLoop, hello: PeerHello) -> None:
         self.hello = hello
         self._loop = loop
+        # Links are made on the asyncio thread.
+        self._thread = threading.get_ident()
         self._outbox: asyncio.Queue[Message] = asyncio.Queue()
+        self.reading = asyncio.timeout(None)
+        """Around what reads the stream: ends it, by a TimeoutError, when the peer does not read."""
 
     def send(self, message: Message) -> None:
         """Queue a message. From any thread."""
+        if threading.get_ident() == self._thread:
+            self._put(message)
+            return
         # The loop is closed when the worker is about to leave: nobody hears then.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._outbox.put_nowait, message)
+            self._loop.call_soon_threadsafe(self._put, message)
+
+    def _put(self, message: Message) -> None:
+        if self._outbox.qsize() < MAX_QUEUED:
+            self._outbox.put_nowait(message)
+        elif self.reading.when() is None:
+            # It may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                self.reading.reschedule(self._loop.time())
 
     async def pump(self, write: Callable[[Message], Awaitable[Any]]) -> None:
         """Write what is queued, until cancelled."""
@@ -73,12 +97,15 @@ class Links:
         token: str,
         loop: asyncio.AbstractEventLoop,
         post: Post,
+        do: Post,
         events: LinkEvents,
     ) -> None:
+        """`do` is `post` for what should not wait for a change of threads."""
         self._greeter = greeter
         self._token = token
         self._loop = loop
         self._post = post
+        self._do = do
         self._events = events
         self._dials: set[asyncio.Task[None]] = set()
 
@@ -112,6 +139,11 @@ class Links:
                 greeted, reason = await self._run(peer)
             except _GaveUpError as refused:
                 self._post_failed(peer, str(refused))
+                return
+            except Exception as error:
+                # Nobody else would ever dial this peer again.
+                log.exception("dial to %s failed", peer.worker_id)
+                self._post_failed(peer, f"{type(error).__name__}: {error}")
                 return
             now = self._loop.time()
             if greeted:
@@ -163,8 +195,11 @@ class Links:
         pump = asyncio.create_task(link.pump(write))
         self._post(lambda: self._events.link_up(link))
         try:
-            async for response in call:
-                self._post_message(link, response.message)
+            async with link.reading:
+                async for response in call:
+                    self._post_message(link, response.message)
+        except TimeoutError:
+            reason = _TOO_SLOW
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name
         finally:
@@ -182,7 +217,7 @@ class Links:
         return Link(self._loop, hello)
 
     def _post_message(self, link: Link, message: Message) -> None:
-        self._post(lambda: self._events.link_message(link, message))
+        self._do(lambda: self._events.link_message(link, message))
 
     # --- accepted ---
 
@@ -206,14 +241,17 @@ class Links:
         await write(self._greeter.message)
         pump = asyncio.create_task(link.pump(write))
         self._post(lambda: self._events.link_up(link))
+        reason = f"{link.hello.worker_id} closed the stream"
         try:
-            async for request in requests:
-                self._post_message(link, request.message)
+            async with link.reading:
+                async for request in requests:
+                    self._post_message(link, request.message)
+        except TimeoutError:
+            reason = _TOO_SLOW
         finally:
             # Nothing is awaited here: gRPC may cancel a handler whose caller is gone at any await,
             # and link_down must be said.
             _end(pump)
-            reason = f"{link.hello.worker_id} closed the stream"
             self._post(lambda: self._events.link_down(link, reason))
 
 

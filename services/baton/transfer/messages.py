@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+
+import numpy as np
 
 from baton.core.block_hash import HASH_BYTES
 from baton.core.errors import HandoffError, InvalidRequestError, UnsupportedError
@@ -40,6 +44,8 @@ def offer_body(due: Due, choices: Collection[int], grant_wait_s: float) -> trans
             for group, (count, hashes) in enumerate(zip(due.num_blocks, due.hashes, strict=True))
         ],
         grant_wait_ms=max(1, int(grant_wait_s * 1000)),
+        growth_tokens=due.growth_tokens,
+        codecs=due.codecs,
     )
 
 
@@ -47,10 +53,14 @@ def read_offer(offer: transfer_pb2.Offer, choices: Collection[int], num_groups: 
     """What to reserve. Raises InvalidRequestError when the offer is not of this request."""
     if [group.group for group in offer.groups] != list(range(num_groups)):
         raise InvalidRequestError(f"the offer must list groups 0 to {num_groups - 1}, each once")
-    hashes = tuple(_split_hashes(group) for group in offer.groups)
+    hashes = tuple(_offered_hashes(group, bool(offer.growth_tokens)) for group in offer.groups)
     num_blocks = tuple(group.num_blocks for group in offer.groups)
+    codecs = tuple(offer.codecs)
     if sorted(sequence.choice for sequence in offer.sequences) != sorted(choices):
         raise InvalidRequestError("the offer's choices are not those of the request")
+    if not choices:
+        # Fetched blocks: full ones, of no sequence in particular.
+        return Reserve(0, hashes, num_blocks, codecs=codecs)
     num_tokens = {sequence.num_tokens for sequence in offer.sequences}
     if len(num_tokens) != 1:
         raise UnsupportedError("choices of different length cannot share a handoff yet")
@@ -60,38 +70,66 @@ def read_offer(offer: transfer_pb2.Offer, choices: Collection[int], num_groups: 
         for blocks, count in zip(sequence.groups, num_blocks, strict=True):
             if blocks.index and list(blocks.index) != list(range(count)):
                 raise UnsupportedError("choices with blocks of their own cannot be handed over yet")
-    return Reserve(num_tokens.pop(), hashes, num_blocks)
+    return Reserve(num_tokens.pop(), hashes, num_blocks, offer.growth_tokens, codecs)
 
 
-def _split_hashes(group: transfer_pb2.OfferedGroup) -> tuple[bytes, ...]:
-    raw = group.hashes
-    num_hashes, rest = divmod(len(raw), HASH_BYTES)
-    if rest or not num_hashes <= group.num_blocks <= num_hashes + 1:
+def _offered_hashes(group: transfer_pb2.OfferedGroup, grows: bool) -> tuple[bytes, ...]:
+    hashes, rest = _split_hashes(group.hashes)
+    num_bare = group.num_blocks - len(hashes)
+    # Those without a hash: a partial tail, and what a sequence may grow into.
+    if rest or num_bare < 0 or (num_bare > 1 and not grows):
         raise InvalidRequestError(
-            f"group {group.group} offers {group.num_blocks} blocks with {len(raw)} bytes of hashes"
+            f"group {group.group} offers {group.num_blocks} blocks with {len(group.hashes)} bytes "
+            "of hashes"
         )
-    return tuple(raw[i : i + HASH_BYTES] for i in range(0, len(raw), HASH_BYTES))
+    return hashes
 
 
-def grant_body(groups: Sequence[ReservedGroup], transport_epoch: int) -> transfer_pb2.Grant:
+def _split_hashes(raw: bytes) -> tuple[tuple[bytes, ...], int]:
+    """The hashes, and bytes left over."""
+    rest = len(raw) % HASH_BYTES
+    whole = np.frombuffer(raw[: len(raw) - rest], dtype=f"V{HASH_BYTES}")
+    return tuple(whole.tolist()), rest
+
+
+def grant_body(
+    groups: Sequence[ReservedGroup], transport_epoch: int, codec: str = ""
+) -> transfer_pb2.Grant:
     """Everything that is reserved, in one grant."""
-    grant = transfer_pb2.Grant(grant_seq=1, transport_epoch=transport_epoch)
+    grant = transfer_pb2.Grant(grant_seq=1, transport_epoch=transport_epoch, codec=codec)
     for group, reserved in enumerate(groups):
-        rows = [
-            (index, block_id, generation)
-            for index, (block_id, generation) in enumerate(
-                zip(reserved.block_ids, reserved.generations, strict=True)
-            )
-            if index not in reserved.skip
-        ]
+        columns: tuple[Sequence[int], ...] = (
+            range(len(reserved.block_ids)),
+            reserved.block_ids,
+            reserved.generations,
+        )
+        if reserved.skip:
+            wanted = [index not in reserved.skip for index in columns[0]]
+            columns = tuple([list(compress(column, wanted)) for column in columns])
+        index, block_id, generation = columns
         grant.groups.add(
             group=group,
-            index=[row[0] for row in rows],
-            block_id=[row[1] for row in rows],
-            generation=[row[2] for row in rows],
+            index=index,
+            block_id=block_id,
+            generation=generation,
             skip=sorted(reserved.skip),
         )
     return grant
+
+
+def granted_blocks(group: ReservedGroup) -> GrantedBlocks:
+    """What `grant_body` grants of a group."""
+    blocks = _blocks(range(len(group.block_ids)), group.block_ids, group.generations)
+    for index in group.skip:
+        blocks.pop(index, None)
+    return blocks
+
+
+def _blocks(
+    index: Iterable[int], block_id: Iterable[int], generation: Iterable[int]
+) -> GrantedBlocks:
+    # Of a message's columns copies come here: they are twice as fast to go through.
+    return dict(zip(index, zip(block_id, generation, strict=True), strict=True))
 
 
 def read_grant(grant: transfer_pb2.Grant, into: Sequence[GroupGrant], due: Due) -> None:
@@ -99,24 +137,25 @@ def read_grant(grant: transfer_pb2.Grant, into: Sequence[GroupGrant], due: Due) 
 
     Raises HandoffError when it grants what was not offered.
     """
+    if grant.codec and grant.codec not in due.codecs:
+        raise HandoffError(f"the grant wants codec {grant.codec!r}, which was not offered")
     for granted in grant.groups:
         if granted.group >= len(into):
             raise HandoffError(f"the grant names group {granted.group}, which was not offered")
         if not len(granted.index) == len(granted.block_id) == len(granted.generation):
             raise HandoffError("the grant's columns differ in length")
         known, limit = into[granted.group], due.num_blocks[granted.group]
-        for index, block_id, generation in zip(
-            granted.index, granted.block_id, granted.generation, strict=True
-        ):
-            if index >= limit:
-                raise HandoffError(f"the grant names block {index} of {limit}")
-            if index not in known.skip:
-                known.blocks.setdefault(index, (block_id, generation))
-        for index in granted.skip:
-            if index >= limit:
-                raise HandoffError(f"the grant skips block {index} of {limit}")
-            if index not in known.blocks:
-                known.skip.add(index)
+        fresh = _blocks(granted.index[:], granted.block_id[:], granted.generation[:])
+        highest = max(fresh, default=-1)
+        if highest >= limit:
+            raise HandoffError(f"the grant names block {highest} of {limit}")
+        for index in known.skip:
+            fresh.pop(index, None)
+        known.blocks = fresh | known.blocks
+        highest = max(granted.skip, default=-1)
+        if highest >= limit:
+            raise HandoffError(f"the grant skips block {highest} of {limit}")
+        known.skip.update(index for index in granted.skip if index not in known.blocks)
 
 
 def commit_body(
@@ -125,7 +164,10 @@ def commit_body(
     granted: Sequence[GroupGrant],
     checksums: Sequence[Mapping[int, int]],
 ) -> transfer_pb2.Commit:
-    """`checksums[group]` maps each written index to its checksum, if there are any."""
+    """`due` is what was offered and, of what had room to grow, has come.
+
+    `checksums[group]` maps each written index to its checksum, if there are any.
+    """
     commit = transfer_pb2.Commit()
     for choice, output in sorted(outputs.items()):
         commit.sequences.add(
@@ -136,12 +178,15 @@ def commit_body(
     shard = commit.shards.add()
     for group, grant in enumerate(granted):
         order = sorted(grant.blocks)
+        # What it had room to grow into and did not come is not committed.
+        order = order[: bisect_left(order, due.num_blocks[group])]
+        blocks = [grant.blocks[index] for index in order]
         sums = checksums[group]
         shard.groups.add(
             group=group,
             index=order,
-            block_id=[grant.blocks[i][0] for i in order],
-            generation=[grant.blocks[i][1] for i in order],
+            block_id=[block_id for block_id, _ in blocks],
+            generation=[generation for _, generation in blocks],
             checksum=[sums[i] for i in order] if sums else [],
             hashes=b"".join(due.hashes[group]),
         )
@@ -150,10 +195,15 @@ def commit_body(
 
 @dataclass(frozen=True, slots=True)
 class ReadCommit:
-    """A commit that fits its offer and grant."""
+    """A commit that fits its offer and grant.
+
+    `hashes[g]` are those of all full blocks of group g, of `num_blocks[g]` with the tail.
+    """
 
     outputs: Mapping[int, SourceOutput]
     checks: tuple[BlockCheck, ...]
+    hashes: tuple[tuple[bytes, ...], ...]
+    num_blocks: tuple[int, ...]
 
 
 def read_commit(
@@ -163,10 +213,12 @@ def read_commit(
     hashes: Sequence[Sequence[bytes]],
     *,
     checksums: bool,
+    grows: bool = False,
 ) -> ReadCommit:
     """Raises HandoffError when the commit is not of what was offered and granted.
 
-    With `checksums` it must bring one for every written block.
+    With `checksums` it must bring one for every written block. When the sequence `grows` the last
+    of the granted blocks may be missing, and there may be hashes beyond the offered `hashes`.
     """
     outputs = {s.choice: _output(s) for s in commit.sequences}
     if len(commit.sequences) != len(outputs) or outputs.keys() != set(choices):
@@ -177,10 +229,21 @@ def read_commit(
     if [group.group for group in groups] != list(range(len(granted))):
         raise HandoffError("the commit's groups are not those of the offer")
     checks = tuple(
-        _check_group(group, granted[group.group], hashes[group.group], checksums)
+        _check_group(group, granted[group.group], hashes[group.group], checksums, grows)
         for group in groups
     )
-    return ReadCommit(outputs, checks)
+    return ReadCommit(
+        outputs,
+        checks,
+        tuple(
+            _split_hashes(group.hashes)[0] if grows else tuple(offered)
+            for group, offered in zip(groups, hashes, strict=True)
+        ),
+        tuple(
+            max(len(offered), max(group.index, default=-1) + 1)
+            for group, offered in zip(groups, hashes, strict=True)
+        ),
+    )
 
 
 def _output(sequence: transfer_pb2.CommittedSequence) -> SourceOutput:
@@ -198,16 +261,19 @@ def _check_group(
     granted: GrantedBlocks,
     hashes: Sequence[bytes],
     checksums: bool,
+    grows: bool,
 ) -> BlockCheck:
     name = f"group {group.group}"
     if not len(group.index) == len(group.block_id) == len(group.generation):
         raise HandoffError(f"the commit's columns of {name} differ in length")
-    written = dict(
-        zip(group.index, zip(group.block_id, group.generation, strict=True), strict=True)
-    )
+    written = _blocks(group.index[:], group.block_id[:], group.generation[:])
+    if grows:
+        end = max(written, default=-1)
+        granted = {index: block for index, block in granted.items() if index <= end}
     if len(written) != len(group.index) or written != granted:
         raise HandoffError(f"the commit's blocks or generations of {name} are not those granted")
-    if group.hashes != b"".join(hashes):
+    offered = b"".join(hashes)
+    if group.hashes[: len(offered) if grows else None] != offered:
         raise HandoffError(f"the commit's hashes of {name} are not those offered")
     sums = tuple(group.checksum)
     if len(sums) != (len(written) if checksums or sums else 0):

@@ -1,7 +1,7 @@
 """Transport over NIXL (UCX): RDMA, shared memory, CUDA IPC or TCP, whichever UCX finds.
 
-Arenas are registered once. A peer's arenas become one prepared descriptor list per group, in which
-element i is block i, so that a write is two arrays of indices.
+Arenas are registered once. Lists of all blocks are prepared once per pair (`nixl_peer`), so that a
+write is two arrays of indices.
 """
 
 from __future__ import annotations
@@ -14,12 +14,27 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from baton.core.errors import HandoffError
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Arena, BlockWrite, Key, ReservedGroup, WriteResult
+from baton.transfer.base import (
+    Arena,
+    BlockWrite,
+    Key,
+    LinkInfo,
+    PeerShard,
+    ReservedGroup,
+    WriteResult,
+)
 from baton.transfer.checksum import common_algorithm
-from baton.transfer.layout import block_descriptors
+from baton.transfer.codec import Codec
+from baton.transfer.nixl_peer import LocalLists, NixlPeer
+from baton.transfer.nixl_records import RecordWriter
 from baton.transfer.nixl_sender import NixlSender
+from baton.transfer.nixl_staging import StagingPool
+from baton.transfer.preflight import SCRATCH_BYTES, Endpoint, here
+from baton.transfer.writes import WriteChecker
 
 STOP_WAIT_S = 5.0
 # Microseconds between looks of an agent's progress thread, when no event wakes it.
@@ -49,40 +64,61 @@ class NixlTransport:
         self.transport_epoch = 1
         self.recreate_fences_node = fences_node(os.environ.get("UCX_TLS"))
         self._arenas: dict[int, Arena] = {}
-        self._local: dict[int, Any] = {}
+        self._codecs: tuple[Codec, ...] = ()
+        self._local: LocalLists | None = None
+        self._staging: StagingPool | None = None
         self._senders: dict[str, NixlSender] = {}
         # Told to stop; they leave as soon as their write lets them.
         self._leaving: list[NixlSender] = []
         self._agent: Any = _new_agent(self.agent_name)
+        # Nobody reads what peers write here; it tells them how fast they can.
+        self._scratch = np.zeros(SCRATCH_BYTES, np.uint8)
 
     @property
     def agent_name(self) -> str:
         return f"{self._prefix}.{self.transport_epoch}"
 
-    def register(self, arenas: Sequence[Arena]) -> None:
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        return tuple(codec.name for codec in self._codecs[:1])
+
+    def register(self, arenas: Sequence[Arena], codecs: Sequence[Codec] = ()) -> None:
         self._arenas = {arena.group: arena for arena in arenas}
+        self._codecs = tuple(codecs)
         for arena in arenas:
             length = arena.num_blocks * arena.block_bytes
             region = [(arena.address, length, arena.device_id, "")]
             self._agent.register_memory(region, arena.memory)
-            self._local[arena.group] = self._agent.prep_xfer_dlist(
-                "NIXL_INIT_AGENT", block_descriptors(arena), arena.memory
-            )
+        scratch = [(self._scratch.ctypes.data, SCRATCH_BYTES, 0, "")]
+        self._agent.register_memory(scratch, "DRAM")
+        self._local = LocalLists(self._agent, self._arenas)
+        self._staging = StagingPool(self._agent, self._codecs)
 
     def endpoint_metadata(self) -> bytes:
-        return bytes(self._agent.get_agent_metadata())
+        return self._endpoint().pack(bytes(self._agent.get_agent_metadata()))
 
-    def connect(self, peer: str, metadata: bytes, arenas: Sequence[Arena]) -> None:
+    def _endpoint(self) -> Endpoint:
+        return here(self._scratch.ctypes.data)
+
+    def connect(
+        self,
+        peer: str,
+        shards: Sequence[PeerShard],
+        measured: Callable[[LinkInfo], None] | None = None,
+    ) -> None:
         self.disconnect(peer)
-        algorithm = common_algorithm(list(self._arenas.values()), arenas)
+        assert self._local is not None and self._staging is not None, "registered, not closed"
+        theirs = [arena for shard in shards for arena in shard.arenas]
+        algorithm = common_algorithm(list(self._arenas.values()), theirs)
         sender = NixlSender(
-            self._agent,
-            self._local,
-            self._arenas,
             peer,
-            metadata,
-            arenas,
+            self._agent,
+            self._arenas,
+            NixlPeer(self._agent, self._local, self._arenas, shards, self._endpoint()),
+            WriteChecker(self._arenas, shards, self.codecs),
+            RecordWriter(self._codecs, self._arenas, self._staging),
             algorithm if self._checksums else None,
+            measured,
         )
         sender.start()
         self._senders[peer] = sender
@@ -95,6 +131,9 @@ class NixlTransport:
 
     def expect(self, key: Key, groups: Sequence[ReservedGroup]) -> None:
         """Writes are one-sided."""
+
+    def unexpect(self, key: Key) -> None:
+        """Nor can they be refused."""
 
     def send(
         self,
@@ -112,7 +151,7 @@ class NixlTransport:
         self._destroy()
         self.transport_epoch += 1
         self._agent = _new_agent(self.agent_name)
-        self.register(list(self._arenas.values()))
+        self.register(list(self._arenas.values()), self._codecs)
 
     def close(self) -> None:
         if self._agent is None:
@@ -133,10 +172,14 @@ class NixlTransport:
         if any(sender.is_alive() for sender in self._leaving):
             raise HandoffError("a write hangs inside NIXL, so its agent cannot be destroyed")
         self._leaving.clear()
-        self._local = {}
+        self._local = None
+        # Not freed before the agent is.
+        staged = self._staging.memory if self._staging is not None else []
+        self._staging = None
         self._agent = None
         # The agent and its handles may sit in a cycle of some exception's traceback.
         gc.collect()
+        staged.clear()
 
 
 def fences_node(ucx_tls: str | None) -> bool:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from baton.transfer.links import Message
 from baton.transfer.peers import PeerId
+from baton.transfer.state import UNKNOWN
 from baton.v1 import transfer_pb2
 
 MAX_PARKED = 4096
 MAX_MESSAGES = 4
 # What a source may say before the submission is here: its Offer, and how it ended.
 EARLY = frozenset({"offer", "withdraw", "fail", "cancel"})
-UNKNOWN = "unknown"
 
 
 @dataclass(slots=True)
@@ -90,12 +90,6 @@ def refusal(message: Message) -> Message:
     """Rejected, for a handoff that is not known here."""
     text = "this worker has no submission for the handoff"
     return _reply(message, rejected=transfer_pb2.Rejected(code=UNKNOWN, message=text))
-
-
-def refuse_fetch(message: Message) -> Message:
-    """Fetch is on the wire, and not served yet."""
-    text = "this worker does not offer cached blocks on request yet"
-    return _reply(message, fail=transfer_pb2.Fail(code="unsupported", message=text, quiesced=True))
 
 
 def _reply(message: Message, **body: object) -> Message:

@@ -13,11 +13,13 @@ from typing import Protocol
 
 from baton.core.clock import Clock
 from baton.core.errors import HandoffError
-from baton.transfer.base import Transport
+from baton.telemetry.logging import event
+from baton.transfer.base import LinkInfo, Transport
 from baton.transfer.hello import Greeter, PeerHello
 from baton.transfer.links import RECONNECT_S, Link, Message
 from baton.transfer.process import is_dead
-from baton.v1 import common_pb2
+from baton.transfer.seal import is_sealed, seal
+from baton.v1 import common_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +45,36 @@ class Peer:
     missing_since: float | None = None
     died_at: float | None = None
     buried: bool = False
+    # What carries the bytes there, once that has been looked at.
+    info: LinkInfo | None = None
+    # What `link` was last made of, and the result.
+    _told: tuple[tuple[object, ...], worker_pb2.PeerLink] | None = None
 
     @property
     def peer_id(self) -> PeerId:
         return self.worker_id, self.epoch
+
+    def link(self, transport: str) -> worker_pb2.PeerLink | None:
+        """What is known of the way there; None before it has said Hello. From any thread.
+
+        The same object until something changes: every step's load report holds it.
+        """
+        hello, info, told = self.hello, self.info, self._told
+        if hello is None:
+            return None
+        made_of = (hello, info, bool(self.links))
+        if told is None or told[0] != made_of:
+            link = worker_pb2.PeerLink(
+                peer=common_pb2.WorkerRef(
+                    worker_id=self.worker_id, epoch=self.epoch, address=hello.address
+                ),
+                transport=transport,
+                fabric=info.fabric if info is not None else "",
+                bytes_per_s=info.bytes_per_s if info is not None else 0.0,
+                is_up=bool(self.links),
+            )
+            told = self._told = (made_of, link)
+        return told[1]
 
 
 class PeerEvents(Protocol):
@@ -74,12 +102,15 @@ class Peers:
         events: PeerEvents,
         dial: Callable[[common_pb2.WorkerRef], None],
         clock: Clock,
+        measured: Callable[[Peer], None],
     ) -> None:
+        """`measured` is called on any thread when a peer's `info` is there."""
         self._transport = transport
         self._greeter = greeter
         self._events = events
         self._dial = dial
         self._clock = clock
+        self._measured = measured
         self._peers: dict[PeerId, Peer] = {}
         # Life and transport epoch that the transport writes to, per worker.
         self._connected: dict[str, tuple[int, int]] = {}
@@ -100,10 +131,16 @@ class Peers:
     def find(self, peer_id: PeerId) -> Peer | None:
         return self._peers.get(peer_id)
 
+    def all(self) -> list[Peer]:
+        """Every life of a worker that is remembered. From any thread."""
+        return list(self._peers.values())
+
     def send(self, peer_id: PeerId, message: Message) -> None:
         """On the newest stream; lost when there is none."""
         peer = self._peers.get(peer_id)
         if peer is not None and peer.links:
+            if message.WhichOneof("body") != "hello":
+                seal(message)
             peer.links[-1].send(message)
 
     def transport_epoch(self, peer_id: PeerId) -> int | None:
@@ -117,7 +154,7 @@ class Peers:
         self._die(self._record(worker_id, epoch), "its process is gone")
 
     def reintroduce(self) -> None:
-        """Our agent is new: connect it to everyone, and tell them."""
+        """Our agent is new, or has lost its peers: connect it to everyone, and tell them."""
         self._connected.clear()
         for peer in self._peers.values():
             if peer.links:
@@ -144,7 +181,10 @@ class Peers:
     def link_message(self, link: Link, message: Message) -> None:
         peer = self._record(link.hello.worker_id, link.hello.epoch)
         if message.WhichOneof("body") != "hello":
-            self._events.on_peer_message(peer, message)
+            if is_sealed(message):
+                self._events.on_peer_message(peer, message)
+            else:
+                log.warning(*event("corrupt_handoff_message", peer=peer.worker_id))
             return
         try:
             hello = self._greeter.check(message)
@@ -224,7 +264,12 @@ class Peers:
         life = (peer.epoch, peer.hello.transport_epoch)
         if self._connected.get(peer.worker_id) != life:
             self._connected[peer.worker_id] = life
-            self._transport.connect(peer.worker_id, peer.hello.metadata, peer.hello.arenas)
+
+            def measured(info: LinkInfo) -> None:
+                peer.info = info
+                self._measured(peer)
+
+            self._transport.connect(peer.worker_id, [peer.hello.shard], measured)
 
     def _disconnect(self, peer: Peer) -> None:
         del self._connected[peer.worker_id]

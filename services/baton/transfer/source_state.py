@@ -1,5 +1,8 @@
 """The source's half of a handoff, pure: it offers, writes what is granted, commits.
 
+A sequence that is moved decodes on in SENDING until all its blocks so far are written (or it has no
+room to grow left); then it stops, and its last blocks follow.
+
 ```
 WAITING -due-> OFFERED -grant-> SENDING -all written-> COMMITTED -accepted-> DONE
    any of them, failed:   no write in flight -> DONE
@@ -13,6 +16,7 @@ write that was given up may be long after DONE; `may_land` says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -20,7 +24,9 @@ from baton.core.errors import BatonError, CancelledRequestError, DeadlineExceede
 from baton.core.settings import TransferSettings
 from baton.transfer import messages
 from baton.transfer.base import HandoffTiming, SourceOutput
+from baton.transfer.overlap import Overlap
 from baton.transfer.state import (
+    UNKNOWN,
     Action,
     Body,
     ComputeFailed,
@@ -36,6 +42,9 @@ from baton.transfer.state import (
     Report,
     Send,
     Stop,
+    StopMove,
+    Stopped,
+    Write,
     Written,
     error_from_peer,
 )
@@ -72,9 +81,12 @@ class SourceHandoff:
         self._choices = frozenset(choices)
         self._settings = settings
         self._due: Due | None = None
+        # What came of it, once a sequence that decodes on has stopped.
+        self._grown: Due | None = None
+        self._stop_asked = False
         self._ledger = WriteLedger(())
+        self._overlap = Overlap()
         self._outputs: Mapping[int, SourceOutput] | None = None
-        self._retried = False
         self._asked = 0
         # Why it failed, for a target that has not heard; None after success.
         self._failure: BatonError | None = None
@@ -85,6 +97,11 @@ class SourceHandoff:
     def closed(self) -> bool:
         """The host has been told how it ended, and its blocks are unpinned."""
         return self.state is SourceState.DONE
+
+    @property
+    def holds_up(self) -> bool:
+        """A sequence stands still until its last blocks are written."""
+        return self.state is SourceState.SENDING and self._grown is not None
 
     @property
     def may_land(self) -> bool:
@@ -98,7 +115,7 @@ class SourceHandoff:
         if self.closed and not self.may_land:
             # It is remembered for a while; its lists of blocks and hashes need not be.
             self._ledger = WriteLedger(())
-            self._due = self._outputs = None
+            self._due = self._grown = self._outputs = None
         return actions
 
     # --- the way to the commit ---
@@ -116,9 +133,22 @@ class SourceHandoff:
         return [self._send("offer", messages.offer_body(self._due, self._choices, left))]
 
     def _ready(self, event: Ready, now: float) -> list[Action]:
-        self._ledger.add_ready(event.first_index, event.block_ids)
+        self._ledger.add_ready(event.first_index, event.block_ids, event.part, event.num_parts)
         if event.outputs is not None:
             self._outputs = event.outputs
+            self._overlap.computed(now)
+        return self._advance(now)
+
+    def _stopped(self, event: Stopped, now: float) -> list[Action]:
+        assert self._due is not None, "a move begins with its offer"
+        stop = event.stop
+        self._ledger.add_ready(stop.first_index, stop.block_ids)
+        self._ledger.end_growth()
+        hashes = tuple(a + b for a, b in zip(self._due.hashes, stop.hashes, strict=True))
+        self._grown = replace(self._due, hashes=hashes, num_blocks=self._ledger.num_blocks)
+        self._outputs = stop.outputs
+        self._overlap.computed(now)
+        self._move(self.state, now + self._settings.stop_wait_s)
         return self._advance(now)
 
     def _grant(self, event: Received, now: float) -> list[Action]:
@@ -128,8 +158,12 @@ class SourceHandoff:
             self._ledger.transport_epoch = grant.transport_epoch
         try:
             if grant.transport_epoch != self._ledger.transport_epoch:
-                raise HandoffError("the target's transport was recreated")
+                raise HandoffError("the target's transport was recreated", reason="recreated")
             messages.read_grant(grant, self._ledger.granted, self._due)
+            if self.state is SourceState.OFFERED:
+                self._ledger.use_codec(grant.codec, self._due.hashes)
+            elif grant.codec != self._ledger.codec:
+                raise HandoffError("the target has changed its mind about the codec")
         except HandoffError as error:
             return self._fail(error, now)
         if self.state is not SourceState.OFFERED:
@@ -139,36 +173,56 @@ class SourceHandoff:
         return [Granted(), *self._advance(now)]
 
     def _written(self, event: Written, now: float) -> list[Action]:
+        self._overlap.ended(event.write_id, event.at, event.result.num_bytes)
         if not self._ledger.settle(event.write_id, event.result):
             return []
         problem = event.result.error
         if problem is None:
             return self._advance(now)
-        if event.result.quiesced and not self._retried:
-            self._retried = True
-            return [self._ledger.again(event.write_id)]
-        return self._fail(HandoffError(f"writing to the target failed: {problem}"), now)
+        again = self._ledger.again(event.write_id) if event.result.quiesced else None
+        if again is not None:
+            return self._start(again, now)
+        return self._fail(
+            HandoffError(f"writing to the target failed: {problem}", reason="write_failed"), now
+        )
 
     def _advance(self, now: float) -> list[Action]:
         """Write what can be written; commit or withdraw when there is nothing left to write."""
         outputs = self._outputs
-        if outputs is not None and all(out.finish is not None for out in outputs.values()):
+        if outputs and all(out.finish is not None for out in outputs.values()):
             return [] if self._ledger.in_flight else self._withdraw(now)
         if self.state is not SourceState.SENDING:
             return []
         write = self._ledger.take_sendable()
         if write is not None:
-            return [write]
-        if outputs is None or self._ledger.in_flight or not self._ledger.complete:
+            return self._start(write, now)
+        if self._ledger.in_flight:
+            return []
+        if outputs is None:
+            return self._caught_up()
+        if not self._ledger.complete:
             return []
         self._committed_at = now
         self._move(SourceState.COMMITTED, now + self._settings.accept_wait_s)
         return self._commit(None, now)
 
+    def _start(self, write: Write, now: float) -> list[Action]:
+        self._overlap.started(write.write_id, now)
+        return [write]
+
+    def _caught_up(self) -> list[Action]:
+        """All that is final is written: let a sequence that decodes on stop, once."""
+        assert self._due is not None, "a grant follows the offer"
+        if not self._due.growth_tokens or self._stop_asked:
+            return []
+        self._stop_asked = True
+        return [StopMove()]
+
     def _commit(self, event: Event | None, now: float) -> list[Action]:
-        assert self._due is not None and self._outputs is not None, "everything is written"
+        due = self._grown or self._due
+        assert due is not None and self._outputs is not None, "everything is written"
         body = messages.commit_body(
-            self._due, self._outputs, self._ledger.granted, self._ledger.checksums
+            due, self._outputs, self._ledger.granted, self._ledger.checksums
         )
         return [self._send("commit", body)]
 
@@ -180,7 +234,7 @@ class SourceHandoff:
         return [
             self._send("withdraw", transfer_pb2.Withdraw()),
             Release(),
-            Report(None, self._timing(now)),
+            Report(None, self._timing(now), withdrawn=True),
         ]
 
     # --- after the commit ---
@@ -203,15 +257,28 @@ class SourceHandoff:
 
     def _no_grant(self, now: float) -> list[Action]:
         wait = self._settings.grant_wait_s
-        return self._fail(HandoffError(f"the target granted no room within {wait:g} s"), now)
+        return self._fail(
+            HandoffError(f"the target granted no room within {wait:g} s", reason="no_grant"), now
+        )
 
     def _keep_alive(self, now: float) -> list[Action]:
+        if self._grown is not None:
+            # Its client waits. It can go on here, whatever becomes of the write.
+            wait = self._settings.stop_wait_s
+            return self._fail(
+                HandoffError(
+                    f"the last blocks took longer than {wait:g} s", reason="stopped_too_long"
+                ),
+                now,
+            )
         self._move(SourceState.SENDING, now + self._keepalive_s)
         return self._ask(None, now)
 
     def _no_verdict(self, now: float) -> list[Action]:
         if self._asked >= self._settings.status_tries:
-            return self._fail(HandoffError("the target did not say whether it accepted"), now)
+            return self._fail(
+                HandoffError("the target did not say whether it accepted", reason="no_verdict"), now
+            )
         self._asked += 1
         self._move(SourceState.COMMITTED, now + self._settings.accept_wait_s)
         return self._ask(None, now)
@@ -226,7 +293,8 @@ class SourceHandoff:
     def _rejected(self, event: Received, now: float) -> list[Action]:
         rejected = event.message.rejected
         error = error_from_peer(rejected.code, f"the target refused: {rejected.message}")
-        return self._fail(error, now, tell="quiesced")
+        # A target that has forgotten the handoff cannot tell what it did.
+        return self._fail(error, now, tell="quiesced", refused=rejected.code != UNKNOWN)
 
     def _target_failed(self, event: Received, now: float) -> list[Action]:
         fail = event.message.fail
@@ -235,10 +303,13 @@ class SourceHandoff:
 
     def _target_cancelled(self, event: Received, now: float) -> list[Action]:
         reason = event.message.cancel.reason
-        return self._fail(HandoffError(f"the target gave up: {reason}"), now, tell="quiesced")
+        error = HandoffError(f"the target gave up: {reason}", reason="cancelled")
+        return self._fail(error, now, tell="quiesced", refused=True)
 
     def _peer_lost(self, event: PeerLost, now: float) -> list[Action]:
-        return self._fail(HandoffError(f"the target cannot be reached: {event.reason}"), now)
+        return self._fail(
+            HandoffError(f"the target cannot be reached: {event.reason}", reason="peer_lost"), now
+        )
 
     def _peer_dead(self, event: Event, now: float) -> list[Action]:
         self._ledger.write_off()
@@ -246,10 +317,12 @@ class SourceHandoff:
             return []
         if self.state is SourceState.SETTLING:
             return self._give_up_settling(now)
-        return self._fail(HandoffError("the target's process died"), now)
+        return self._fail(HandoffError("the target's process died", reason="peer_dead"), now)
 
     def _recreated(self, event: Recreated, now: float) -> list[Action]:
-        return self._fail(HandoffError("this worker's transport was recreated"), now)
+        return self._fail(
+            HandoffError("this worker's transport was recreated", reason="recreated"), now
+        )
 
     def _compute_failed(self, event: ComputeFailed, now: float) -> list[Action]:
         return self._fail(event.error, now, report=False)
@@ -259,9 +332,18 @@ class SourceHandoff:
         return self._fail(error, now, tell="cancel", report=False)
 
     def _fail(
-        self, error: BatonError, now: float, *, tell: Body = "fail", report: bool = True
+        self,
+        error: BatonError,
+        now: float,
+        *,
+        tell: Body = "fail",
+        report: bool = True,
+        refused: bool = False,
     ) -> list[Action]:
-        """End it. `tell` is how the target hears: fail, cancel, or quiesced as an answer."""
+        """End it. `tell` is how the target hears: fail, cancel, or quiesced as an answer.
+
+        `refused`: the target has said that it adopts nothing.
+        """
         self._failure = error
         quiet = not self._ledger.may_land
         actions: list[Action] = []
@@ -272,7 +354,8 @@ class SourceHandoff:
         if quiet and tell != "fail":
             actions.append(self._send("quiesced", transfer_pb2.Quiesced()))
         if report:
-            actions.append(Report(error, self._timing(now)))
+            in_doubt = self.state is SourceState.COMMITTED and not refused
+            actions.append(Report(error, self._timing(now), in_doubt=in_doubt))
         if self._ledger.in_flight:
             self._move(SourceState.SETTLING, now + self._settings.write_wait_s, bounded=False)
             return actions
@@ -331,9 +414,11 @@ class SourceHandoff:
         committed = self._committed_at or now
         return HandoffTiming(
             grant_wait_s=max(0.0, granted - self._offered_at) if self._offered_at else 0.0,
-            transfer_s=max(0.0, committed - granted),
+            transfer_s=self._overlap.busy_s,
             verify_s=max(0.0, now - committed),
             num_bytes=self._ledger.num_bytes,
+            hidden_bytes=self._overlap.hidden_bytes,
+            exposed_s=self._overlap.exposed_s,
         )
 
 
@@ -369,8 +454,11 @@ def _table() -> dict[tuple[SourceState, str], _Step]:
         (_S.WAITING, "due"): _M._schedule,
         (_S.OFFERED, "peer_up"): _M._offer,
         (_S.OFFERED, "ready"): _M._ready,
+        # It ended before there was a grant.
+        (_S.OFFERED, "stopped"): _M._stopped,
         (_S.OFFERED, "grant"): _M._grant,
         (_S.SENDING, "ready"): _M._ready,
+        (_S.SENDING, "stopped"): _M._stopped,
         (_S.SENDING, "grant"): _M._grant,
         (_S.SENDING, "written"): _M._written,
         (_S.SENDING, "peer_up"): _M._ask,

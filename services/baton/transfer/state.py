@@ -18,6 +18,7 @@ from baton.core.errors import BatonError, HandoffError, from_code
 from baton.transfer.base import (
     BlockWrite,
     HandoffTiming,
+    MoveStop,
     ReservedGroup,
     SourceOutput,
     WriteResult,
@@ -37,6 +38,10 @@ Body = Literal[
     "fail",
     "fetch",
 ]
+
+
+# Code of a refusal by a worker that has no record of the handoff.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +96,45 @@ class Due:
     num_tokens: int
     hashes: tuple[tuple[bytes, ...], ...]
     num_blocks: tuple[int, ...]
+    growth_tokens: int = 0
+    # What the transport can send full blocks in, besides plain bytes.
+    codecs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Source: blocks are final; `outputs` comes with the last ones."""
+    """Source: blocks are final, or a part of their layers, see `engine.outputs.BlocksReady`.
+
+    `outputs` comes with the last ones.
+    """
 
     kind: ClassVar[str] = "ready"
     first_index: tuple[int, ...]
     block_ids: tuple[tuple[int, ...], ...]
     outputs: Mapping[int, SourceOutput] | None
+    part: int = 0
+    num_parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Source: a sequence that decoded on while it was copied does so no longer."""
+
+    kind: ClassVar[str] = "stopped"
+    stop: MoveStop
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Source: what came of a write. A second one for a write says that it has settled at last."""
+    """Source: what came of a write. A second one for a write says that it has settled at last.
+
+    `at` is when it ended, which may be a while ago: a step of the engine lies in between.
+    """
 
     kind: ClassVar[str] = "written"
     write_id: int
     result: WriteResult
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +152,8 @@ class Reserved:
     kind: ClassVar[str] = "reserved"
     groups: tuple[ReservedGroup, ...]
     transport_epoch: int
+    # One of those offered, or empty.
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +239,7 @@ Event = (
     Received
     | Due
     | Ready
+    | Stopped
     | Written
     | ComputeFailed
     | Reserved
@@ -258,12 +286,20 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class StopMove:
+    """Source: the copy has caught up; comes back at once as Stopped, or later."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reserve:
     """Target: ask the host for room; comes back at once as Reserved, NoRoom or Refused."""
 
     num_tokens: int
     hashes: tuple[tuple[bytes, ...], ...]
     num_blocks: tuple[int, ...]
+    growth_tokens: int = 0
+    # What the source can send full blocks in, besides plain bytes.
+    codecs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +320,18 @@ class BlockCheck:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Target: compare memory with the source's checksums; comes back as Verified."""
+    """Target: compare what was committed with our request, and memory with the checksums.
+
+    Comes back as Refused or Verified.
+    """
 
     checks: tuple[BlockCheck, ...]
+    outputs: Mapping[int, SourceOutput]
+    # Per group: of all full blocks; and how many there are, the tail included.
+    hashes: tuple[tuple[bytes, ...], ...]
+    num_blocks: tuple[int, ...]
+    # The grant's: blocks may hold records, to be decoded where they lie.
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,10 +361,25 @@ class Report:
 
     error: BatonError | None
     timing: HandoffTiming
+    # It is well because there was nothing to hand over.
+    withdrawn: bool = False
+    # Source: it failed after the commit, and the target may have adopted all the same.
+    in_doubt: bool = False
 
 
 Action = (
-    Send | Write | Granted | Release | Reserve | Expect | Verify | Adopt | Unreserve | Lift | Report
+    Send
+    | Write
+    | Granted
+    | Release
+    | StopMove
+    | Reserve
+    | Expect
+    | Verify
+    | Adopt
+    | Unreserve
+    | Lift
+    | Report
 )
 
 
@@ -327,5 +387,8 @@ def error_from_peer(code: str, message: str) -> BatonError:
     """A peer's reason as an error; codes that are no error's name become HandoffError."""
     error = from_code(code, message)
     if type(error) is BatonError and code != BatonError.code:
-        return HandoffError(f"{code}: {message}" if code else message)
+        text = f"{code}: {message}" if code else message
+        return HandoffError(text, reason=code or "peer_failed")
+    if isinstance(error, HandoffError):
+        error.reason = "peer_failed"
     return error

@@ -24,6 +24,7 @@ from baton.core.errors import (
     CancelledRequestError,
     DeadlineExceededError,
     HandoffError,
+    InvalidRequestError,
     OverloadedError,
 )
 from baton.core.settings import TransferSettings
@@ -76,14 +77,18 @@ class TargetHandoff:
         deadline: float,
         settings: TransferSettings,
         now: float,
+        fetch: transfer_pb2.Fetch | None = None,
     ) -> None:
+        """`fetch` asks the source for its Offer; there are no choices then."""
         self.identity = identity
+        self._fetch = fetch
         self.state = TargetState.EXPECTING
         self._deadline = deadline
         self._choices = frozenset(choices)
         self._num_groups = num_groups
         self._settings = settings
         self.due_at = min(deadline, now + settings.offer_wait_s)
+        self._submitted_at = now
         self._wanted: Reserve | None = None
         self._reserved: tuple[ReservedGroup, ...] = ()
         self._grant: transfer_pb2.Grant | None = None
@@ -98,6 +103,12 @@ class TargetHandoff:
     def closed(self) -> bool:
         """The host has been told how it ended; its blocks are free or in quarantine."""
         return self.state in (TargetState.DONE, TargetState.QUARANTINED)
+
+    @property
+    def holds_up(self) -> bool:
+        """A sequence stands still until its blocks are checked."""
+        grows = self._wanted is not None and self._wanted.growth_tokens > 0
+        return grows and self.state is TargetState.VERIFYING
 
     @property
     def num_granted(self) -> int:
@@ -116,10 +127,20 @@ class TargetHandoff:
 
     # --- the way to the batch ---
 
+    def _ask(self, event: Event, now: float) -> list[Action]:
+        """Have the source offer what it has cached, unless its Offer comes by itself."""
+        return [self._send("fetch", self._fetch)] if self._fetch is not None else []
+
     def _offer(self, event: Received, now: float) -> list[Action]:
         offer = event.message.offer
+        most = self._settings.max_growth_tokens
         try:
             self._wanted = messages.read_offer(offer, self._choices, self._num_groups)
+            if offer.growth_tokens > most:
+                raise InvalidRequestError(
+                    f"the offer has room for {offer.growth_tokens} more tokens; this worker takes "
+                    f"{most} (transfer.max_growth_tokens)"
+                )
         except BatonError as error:
             return self._fail(error, now)
         self._offered_at = now
@@ -139,7 +160,7 @@ class TargetHandoff:
 
     def _reserve(self, event: Reserved, now: float) -> list[Action]:
         self._reserved = event.groups
-        self._grant = messages.grant_body(event.groups, event.transport_epoch)
+        self._grant = messages.grant_body(event.groups, event.transport_epoch, event.codec)
         self._granted_at = now
         self.state = TargetState.GRANTED
         return [Expect(event.groups), *self._say_grant(event, now)]
@@ -151,17 +172,8 @@ class TargetHandoff:
         return [self._send("grant", self._grant)]
 
     def _commit(self, event: Received, now: float) -> list[Action]:
-        assert self._wanted is not None, "a grant follows an offer"
-        granted = [
-            {
-                index: (block_id, generation)
-                for index, (block_id, generation) in enumerate(
-                    zip(group.block_ids, group.generations, strict=True)
-                )
-                if index not in group.skip
-            }
-            for group in self._reserved
-        ]
+        assert self._wanted is not None and self._grant is not None, "granted"
+        granted = [messages.granted_blocks(group) for group in self._reserved]
         try:
             read = messages.read_commit(
                 event.message.commit,
@@ -169,6 +181,7 @@ class TargetHandoff:
                 granted,
                 self._wanted.hashes,
                 checksums=self._settings.checksum == "always",
+                grows=self._wanted.growth_tokens > 0,
             )
         except HandoffError as error:
             # Who contradicts the grant may be writing elsewhere: wait for its Quiesced.
@@ -177,12 +190,14 @@ class TargetHandoff:
         self._committed_at = now
         self.state = TargetState.VERIFYING
         self.due_at = min(self._deadline, now + self._settings.write_wait_s)
-        return [Verify(read.checks)]
+        return [Verify(read.checks, read.outputs, read.hashes, read.num_blocks, self._grant.codec)]
 
     def _verified(self, event: Verified, now: float) -> list[Action]:
         if event.problem is not None:
             self._code = CHECKSUM_MISMATCH
-            return self._fail(HandoffError(f"{CHECKSUM_MISMATCH}: {event.problem}"), now)
+            return self._fail(
+                HandoffError(f"{CHECKSUM_MISMATCH}: {event.problem}", reason=CHECKSUM_MISMATCH), now
+            )
         self.state = TargetState.DONE
         self.due_at = float("inf")
         self._adopted = True
@@ -199,7 +214,7 @@ class TargetHandoff:
             actions.append(Unreserve(False, self.num_granted))
         self.state = TargetState.DONE
         self.due_at = float("inf")
-        return [*actions, Report(None, self._timing(now))]
+        return [*actions, Report(None, self._timing(now), withdrawn=True)]
 
     # --- the ways to fail ---
 
@@ -210,13 +225,19 @@ class TargetHandoff:
         if now >= self._deadline:
             error: BatonError = DeadlineExceededError("the request's deadline passed")
         elif self.state is TargetState.EXPECTING:
-            error = HandoffError(f"the source offered nothing within {settings.offer_wait_s:g} s")
+            error = HandoffError(
+                f"the source offered nothing within {settings.offer_wait_s:g} s", reason="no_offer"
+            )
         elif self.state is TargetState.QUEUED:
             error = OverloadedError("no free KV blocks for the handoff while the source waited")
         elif self.state is TargetState.GRANTED:
-            error = HandoffError(f"no sign of the source for {settings.commit_wait_s:g} s")
+            error = HandoffError(
+                f"no sign of the source for {settings.commit_wait_s:g} s", reason="no_commit"
+            )
         else:
-            error = HandoffError("the committed blocks were not checked in time")
+            error = HandoffError(
+                "the committed blocks were not checked in time", reason="not_checked"
+            )
         return self._fail(error, now)
 
     def _source_failed(self, event: Received, now: float) -> list[Action]:
@@ -225,23 +246,25 @@ class TargetHandoff:
         return self._fail(error, now, answer=False, may_land=not fail.quiesced)
 
     def _source_cancelled(self, event: Received, now: float) -> list[Action]:
-        error = HandoffError(f"the source gave up: {event.message.cancel.reason}")
+        error = HandoffError(
+            f"the source gave up: {event.message.cancel.reason}", reason="cancelled"
+        )
         return self._fail(error, now, answer=False)
 
     def _source_quiesced(self, event: Event, now: float) -> list[Action]:
-        error = HandoffError("the source has ended the handoff")
+        error = HandoffError("the source has ended the handoff", reason="cancelled")
         return self._fail(error, now, answer=False, may_land=False)
 
     def _peer_lost(self, event: PeerLost, now: float) -> list[Action]:
-        error = HandoffError(f"the source cannot be reached: {event.reason}")
+        error = HandoffError(f"the source cannot be reached: {event.reason}", reason="peer_lost")
         return self._fail(error, now, answer=False)
 
     def _peer_dead(self, event: Event, now: float) -> list[Action]:
-        error = HandoffError("the source's process died")
+        error = HandoffError("the source's process died", reason="peer_dead")
         return self._fail(error, now, answer=False, may_land=False)
 
     def _recreated(self, event: Recreated, now: float) -> list[Action]:
-        error = HandoffError("this worker's transport was recreated")
+        error = HandoffError("this worker's transport was recreated", reason="recreated")
         return self._fail(error, now, may_land=not event.fenced)
 
     def _stop(self, event: Stop, now: float) -> list[Action]:
@@ -271,14 +294,23 @@ class TargetHandoff:
         if report:
             actions.append(Report(error, self._timing(now)))
         self.state = end
-        self.due_at = float("inf")
+        quarantined = end is TargetState.QUARANTINED
+        self.due_at = now + self._settings.commit_wait_s if quarantined else float("inf")
         return actions
 
     # --- after the end ---
 
     def _lift(self, event: Event, now: float) -> list[Action]:
         self.state = TargetState.DONE
+        self.due_at = float("inf")
         return [Lift()]
+
+    def _ask_again(self, event: Event, now: float) -> list[Action]:
+        """Our last word, or the source's Quiesced, may be lost: without it blocks stay apart."""
+        if now < self.due_at:
+            return []
+        self.due_at = now + self._settings.commit_wait_s
+        return [self._say_failed()]
 
     def _lift_if_quiesced(self, event: Received, now: float) -> list[Action]:
         return self._lift(event, now) if event.message.fail.quiesced else []
@@ -317,6 +349,7 @@ class TargetHandoff:
         granted = self._granted_at or now
         committed = self._committed_at or now
         return HandoffTiming(
+            offer_wait_s=max(0.0, (self._offered_at or now) - self._submitted_at),
             grant_wait_s=max(0.0, granted - self._offered_at) if self._offered_at else 0.0,
             transfer_s=max(0.0, committed - granted),
             verify_s=max(0.0, now - committed),
@@ -342,6 +375,7 @@ def _table() -> dict[tuple[TargetState, str], _Step]:
             (state, "tick"): _M._tick,
         }
     return table | {
+        (_S.EXPECTING, "peer_up"): _M._ask,
         (_S.EXPECTING, "offer"): _M._offer,
         (_S.EXPECTING, "reserved"): _M._reserve,
         (_S.EXPECTING, "no_room"): _M._queue,
@@ -355,6 +389,7 @@ def _table() -> dict[tuple[TargetState, str], _Step]:
         (_S.GRANTED, "recreated"): _M._recreated,
         # The data is here and quiet: only the request's own end can stop the check.
         (_S.VERIFYING, "verified"): _M._verified,
+        (_S.VERIFYING, "refused"): _M._refused,
         (_S.VERIFYING, "stop"): _M._stop,
         (_S.VERIFYING, "tick"): _M._tick,
         (_S.QUARANTINED, "quiesced"): _M._lift,
@@ -363,6 +398,7 @@ def _table() -> dict[tuple[TargetState, str], _Step]:
         (_S.QUARANTINED, "commit"): _M._lift_and_refuse,
         (_S.QUARANTINED, "peer_dead"): _M._lift,
         (_S.QUARANTINED, "recreated"): _M._lift_if_fenced,
+        (_S.QUARANTINED, "tick"): _M._ask_again,
         (_S.QUARANTINED, "peer_up"): _M._repeat_end,
         (_S.QUARANTINED, "offer"): _M._repeat_end,
         (_S.QUARANTINED, "status"): _M._repeat_end,

@@ -23,55 +23,63 @@ _sym_db = _symbol_database.Default()
 
 
 from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
+from baton.v1 import events_pb2 as baton_dot_v1_dot_events__pb2
+from baton.v1 import worker_pb2 as baton_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/session.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"\xa7\x01\n\x0eSessionRequest\x12\x1e\n\x04open\x18\x01 \x01(\x0b\x32\x0e.baton.v1.OpenH\x00\x12\"\n\x06submit\x18\x02 \x01(\x0b\x32\x10.baton.v1.SubmitH\x00\x12\"\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x10.baton.v1.CancelH\x00\x12\"\n\x06\x66orget\x18\x04 \x01(\x0b\x32\x10.baton.v1.ForgetH\x00\x42\t\n\x07message\"b\n\x0fSessionResponse\x12\"\n\x06opened\x18\x01 \x01(\x0b\x32\x10.baton.v1.OpenedH\x00\x12 \n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0f.baton.v1.FrameH\x00\x42\t\n\x07message\"i\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cworker_epoch\x18\x02 \x01(\x06\x12%\n\x06resume\x18\x03 \x03(\x0b\x32\x15.baton.v1.ResumePoint\x12\x10\n\x08protocol\x18\x04 \x01(\r\"B\n\x0bResumePoint\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x15\n\rnext_position\x18\x03 \x01(\r\"d\n\x06Opened\x12#\n\x06worker\x18\x01 \x01(\x0b\x32\x13.baton.v1.WorkerRef\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12$\n\x05lease\x18\x03 \x01(\x0b\x32\x15.baton.v1.WorkerLease\"e\n\rPromptSegment\x12\'\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x12.baton.v1.TokenIdsH\x00\x12 \n\x05media\x18\x02 \x01(\x0b\x32\x0f.baton.v1.MediaH\x00\x42\t\n\x07segment\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\">\n\x05Media\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\x0c\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0b\n\x03url\x18\x03 \x01(\t\".\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x15\n\routput_so_far\x18\x02 \x03(\r\"\xae\x01\n\x0bHandoffRole\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.baton.v1.HandoffRole.Side\x12\x12\n\nhandoff_id\x18\x02 \x01(\x0c\x12!\n\x04peer\x18\x03 \x01(\x0b\x32\x13.baton.v1.WorkerRef\">\n\x04Side\x12\x14\n\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSIDE_SOURCE\x10\x01\x12\x0f\n\x0bSIDE_TARGET\x10\x02\"\x83\x03\n\x06Submit\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07lora_id\x18\x05 \x01(\t\x12\x15\n\rlora_revision\x18\x06 \x01(\t\x12\x13\n\x0btenant_salt\x18\x07 \x01(\t\x12\'\n\x06prompt\x18\x08 \x03(\x0b\x32\x17.baton.v1.PromptSegment\x12!\n\x07\x63hoices\x18\t \x03(\x0b\x32\x10.baton.v1.Choice\x12*\n\x08sampling\x18\n \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x0c\n\x04seed\x18\x0b \x01(\x06\x12\x0f\n\x07grammar\x18\x0c \x01(\t\x12\x14\n\x0cremaining_ms\x18\r \x01(\r\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12&\n\x07handoff\x18\x0f \x01(\x0b\x32\x15.baton.v1.HandoffRole\x12\x10\n\x08priority\x18\x10 \x01(\x05\"\x16\n\x06\x43\x61ncel\x12\x0c\n\x04slot\x18\x01 \x01(\r\"\x17\n\x06\x46orget\x12\r\n\x05slots\x18\x01 \x03(\r\"\xc1\x01\n\x05\x46rame\x12\x0c\n\x04slot\x18\x01 \x03(\r\x12\x0e\n\x06\x63hoice\x18\x02 \x03(\r\x12\x10\n\x08position\x18\x03 \x03(\r\x12\r\n\x05token\x18\x04 \x03(\r\x12\r\n\x05\x66lags\x18\x05 \x03(\r\x12\'\n\x08logprobs\x18\x06 \x03(\x0b\x32\x15.baton.v1.RowLogprobs\x12#\n\x06\x65vents\x18\x07 \x03(\x0b\x32\x13.baton.v1.SlotEvent\x12\x1c\n\x04load\x18\x08 \x01(\x0b\x32\x0e.baton.v1.Load\"U\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x12\n\ntop_tokens\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"\xa2\x02\n\tSlotEvent\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.baton.v1.SlotEvent.Kind\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\x12\x15\n\rcached_tokens\x18\x06 \x01(\r\x12(\n\x07handoff\x18\x07 \x01(\x0b\x32\x17.baton.v1.HandoffTiming\"l\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eKIND_SCHEDULED\x10\x01\x12\x13\n\x0fKIND_HANDED_OFF\x10\x02\x12\x0f\n\x0bKIND_FAILED\x10\x03\"\x04\x08\x04\x10\x04*\x0eKIND_CANCELLED\"Z\n\rHandoffTiming\x12\x14\n\x0cgrant_wait_s\x18\x01 \x01(\x01\x12\x12\n\ntransfer_s\x18\x02 \x01(\x01\x12\x10\n\x08verify_s\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"\xb6\x02\n\x04Load\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x05 \x01(\r\x12\x15\n\rcached_blocks\x18\x06 \x01(\r\x12\x17\n\x0freserved_blocks\x18\x07 \x01(\r\x12\x1a\n\x12quarantined_blocks\x18\x08 \x01(\r\x12\x12\n\nqueue_room\x18\t \x01(\r\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x17\n\x0fshort_of_blocks\x18\x0b \x01(\x08\x12\x1c\n\x14prefill_tokens_per_s\x18\x0c \x01(\x01\x12\x0e\n\x06step_s\x18\r \x01(\x01\x32T\n\x0eSessionService\x12\x42\n\x07Session\x12\x18.baton.v1.SessionRequest\x1a\x19.baton.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/session.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\x1a\x15\x62\x61ton/v1/events.proto\x1a\x15\x62\x61ton/v1/worker.proto\"\xe3\x01\n\x0eSessionRequest\x12\x1c\n\x04open\x18\x01 \x01(\x0b\x32\x0e.baton.v1.Open\x12!\n\x07submits\x18\x02 \x03(\x0b\x32\x10.baton.v1.Submit\x12!\n\x07\x63\x61ncels\x18\x03 \x03(\x0b\x32\x10.baton.v1.Cancel\x12 \n\x06\x66orget\x18\x04 \x01(\x0b\x32\x10.baton.v1.Forget\x12#\n\x08migrates\x18\x05 \x03(\x0b\x32\x11.baton.v1.Migrate\x12&\n\nprefetches\x18\x06 \x03(\x0b\x32\x12.baton.v1.Prefetch\"b\n\x0fSessionResponse\x12\"\n\x06opened\x18\x01 \x01(\x0b\x32\x10.baton.v1.OpenedH\x00\x12 \n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0f.baton.v1.FrameH\x00\x42\t\n\x07message\"i\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cworker_epoch\x18\x02 \x01(\x06\x12%\n\x06resume\x18\x03 \x03(\x0b\x32\x15.baton.v1.ResumePoint\x12\x10\n\x08protocol\x18\x04 \x01(\r\"B\n\x0bResumePoint\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x15\n\rnext_position\x18\x03 \x01(\r\"d\n\x06Opened\x12#\n\x06worker\x18\x01 \x01(\x0b\x32\x13.baton.v1.WorkerRef\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12$\n\x05lease\x18\x03 \x01(\x0b\x32\x15.baton.v1.WorkerLease\"e\n\rPromptSegment\x12\'\n\ttoken_ids\x18\x01 \x01(\x0b\x32\x12.baton.v1.TokenIdsH\x00\x12 \n\x05media\x18\x02 \x01(\x0b\x32\x0f.baton.v1.MediaH\x00\x42\t\n\x07segment\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\">\n\x05Media\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\x0c\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0b\n\x03url\x18\x03 \x01(\t\".\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x15\n\routput_so_far\x18\x02 \x03(\r\"\xae\x01\n\x0bHandoffRole\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.baton.v1.HandoffRole.Side\x12\x12\n\nhandoff_id\x18\x02 \x01(\x0c\x12!\n\x04peer\x18\x03 \x01(\x0b\x32\x13.baton.v1.WorkerRef\">\n\x04Side\x12\x14\n\x10SIDE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSIDE_SOURCE\x10\x01\x12\x0f\n\x0bSIDE_TARGET\x10\x02\"\xc2\x03\n\x06Submit\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07lora_id\x18\x05 \x01(\t\x12\x15\n\rlora_revision\x18\x06 \x01(\t\x12\x13\n\x0btenant_salt\x18\x07 \x01(\t\x12\'\n\x06prompt\x18\x08 \x03(\x0b\x32\x17.baton.v1.PromptSegment\x12!\n\x07\x63hoices\x18\t \x03(\x0b\x32\x10.baton.v1.Choice\x12*\n\x08sampling\x18\n \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x0c\n\x04seed\x18\x0b \x01(\x06\x12\x0f\n\x07grammar\x18\x0c \x01(\t\x12\x14\n\x0cremaining_ms\x18\r \x01(\r\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12&\n\x07handoff\x18\x0f \x01(\x0b\x32\x15.baton.v1.HandoffRole\x12\x10\n\x08priority\x18\x10 \x01(\x05\x12\x14\n\x0c\x63\x61\x63he_ttl_ms\x18\x11 \x01(\r\x12\'\n\nfetch_from\x18\x12 \x01(\x0b\x32\x13.baton.v1.WorkerRef\"\x16\n\x06\x43\x61ncel\x12\x0c\n\x04slot\x18\x01 \x01(\r\"e\n\x07Migrate\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x15\n\rnext_position\x18\x02 \x01(\r\x12\x12\n\nhandoff_id\x18\x03 \x01(\x0c\x12!\n\x04peer\x18\x04 \x01(\x0b\x32\x13.baton.v1.WorkerRef\"\xbe\x01\n\x08Prefetch\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07lora_id\x18\x02 \x01(\t\x12\x15\n\rlora_revision\x18\x03 \x01(\t\x12\x13\n\x0btenant_salt\x18\x04 \x01(\t\x12\'\n\x06prompt\x18\x05 \x03(\x0b\x32\x17.baton.v1.PromptSegment\x12\x14\n\x0c\x63\x61\x63he_ttl_ms\x18\x06 \x01(\r\x12\'\n\nfetch_from\x18\x07 \x01(\x0b\x32\x13.baton.v1.WorkerRef\"\x17\n\x06\x46orget\x12\r\n\x05slots\x18\x01 \x03(\r\"\xc1\x01\n\x05\x46rame\x12\x0c\n\x04slot\x18\x01 \x03(\r\x12\x0e\n\x06\x63hoice\x18\x02 \x03(\r\x12\x10\n\x08position\x18\x03 \x03(\r\x12\r\n\x05token\x18\x04 \x03(\r\x12\r\n\x05\x66lags\x18\x05 \x03(\r\x12\'\n\x08logprobs\x18\x06 \x03(\x0b\x32\x15.baton.v1.RowLogprobs\x12#\n\x06\x65vents\x18\x07 \x03(\x0b\x32\x13.baton.v1.SlotEvent\x12\x1c\n\x04load\x18\x08 \x01(\x0b\x32\x0e.baton.v1.Load\"U\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x12\n\ntop_tokens\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"\xe2\x02\n\tSlotEvent\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.baton.v1.SlotEvent.Kind\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\x12\x15\n\rcached_tokens\x18\x06 \x01(\r\x12(\n\x07handoff\x18\x07 \x01(\x0b\x32\x17.baton.v1.HandoffTiming\x12\x12\n\nhandoff_id\x18\x08 \x01(\x0c\"\x97\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eKIND_SCHEDULED\x10\x01\x12\x13\n\x0fKIND_HANDED_OFF\x10\x02\x12\x0f\n\x0bKIND_FAILED\x10\x03\x12\x14\n\x10KIND_MOVE_FAILED\x10\x05\x12\x13\n\x0fKIND_FIRST_STEP\x10\x06\"\x04\x08\x04\x10\x04*\x0eKIND_CANCELLED\"\xd2\x01\n\rHandoffTiming\x12\x14\n\x0cgrant_wait_s\x18\x01 \x01(\x01\x12\x12\n\ntransfer_s\x18\x02 \x01(\x01\x12\x10\n\x08verify_s\x18\x03 \x01(\x01\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x14\n\x0chidden_bytes\x18\x05 \x01(\x04\x12\x11\n\texposed_s\x18\x06 \x01(\x01\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x14\n\x0coffer_wait_s\x18\x08 \x01(\x01\x12\x14\n\x0c\x66irst_step_s\x18\t \x01(\x01\x12\x0e\n\x06reason\x18\n \x01(\t\"\xf2\x03\n\x04Load\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\x04 \x01(\x04\x12\x13\n\x0b\x66ree_blocks\x18\x05 \x01(\r\x12\x15\n\rcached_blocks\x18\x06 \x01(\r\x12\x17\n\x0freserved_blocks\x18\x07 \x01(\r\x12\x1a\n\x12quarantined_blocks\x18\x08 \x01(\r\x12\x12\n\nqueue_room\x18\t \x01(\r\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x17\n\x0fshort_of_blocks\x18\x0b \x01(\x08\x12\x1c\n\x14prefill_tokens_per_s\x18\x0c \x01(\x01\x12\x0e\n\x06step_s\x18\r \x01(\x01\x12\x12\n\npromotions\x18\x0e \x01(\x04\x12\x1a\n\x12promotion_timeouts\x18\x0f \x01(\x04\x12!\n\x05tiers\x18\x10 \x03(\x0b\x32\x12.baton.v1.TierLoad\x12!\n\x05links\x18\x11 \x03(\x0b\x32\x12.baton.v1.PeerLink\x12\x15\n\rpinned_blocks\x18\x12 \x01(\r\x12\x16\n\x0e\x66\x65tched_blocks\x18\x13 \x01(\x04\x12\x15\n\rleaving_in_ms\x18\x14 \x01(\r\"\x98\x01\n\x08TierLoad\x12\x1e\n\x04tier\x18\x01 \x01(\x0e\x32\x10.baton.v1.KvTier\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04hits\x18\x04 \x01(\x04\x12\x11\n\tdemotions\x18\x05 \x01(\x04\x12\r\n\x05\x64rops\x18\x06 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x04\x32T\n\x0eSessionService\x12\x42\n\x07Session\x12\x18.baton.v1.SessionRequest\x1a\x19.baton.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONREQUEST']._serialized_start=60
-  _globals['_SESSIONREQUEST']._serialized_end=227
-  _globals['_SESSIONRESPONSE']._serialized_start=229
-  _globals['_SESSIONRESPONSE']._serialized_end=327
-  _globals['_OPEN']._serialized_start=329
-  _globals['_OPEN']._serialized_end=434
-  _globals['_RESUMEPOINT']._serialized_start=436
-  _globals['_RESUMEPOINT']._serialized_end=502
-  _globals['_OPENED']._serialized_start=504
-  _globals['_OPENED']._serialized_end=604
-  _globals['_PROMPTSEGMENT']._serialized_start=606
-  _globals['_PROMPTSEGMENT']._serialized_end=707
-  _globals['_TOKENIDS']._serialized_start=709
-  _globals['_TOKENIDS']._serialized_end=732
-  _globals['_MEDIA']._serialized_start=734
-  _globals['_MEDIA']._serialized_end=796
-  _globals['_CHOICE']._serialized_start=798
-  _globals['_CHOICE']._serialized_end=844
-  _globals['_HANDOFFROLE']._serialized_start=847
-  _globals['_HANDOFFROLE']._serialized_end=1021
-  _globals['_HANDOFFROLE_SIDE']._serialized_start=959
-  _globals['_HANDOFFROLE_SIDE']._serialized_end=1021
-  _globals['_SUBMIT']._serialized_start=1024
-  _globals['_SUBMIT']._serialized_end=1411
-  _globals['_CANCEL']._serialized_start=1413
-  _globals['_CANCEL']._serialized_end=1435
-  _globals['_FORGET']._serialized_start=1437
-  _globals['_FORGET']._serialized_end=1460
-  _globals['_FRAME']._serialized_start=1463
-  _globals['_FRAME']._serialized_end=1656
-  _globals['_ROWLOGPROBS']._serialized_start=1658
-  _globals['_ROWLOGPROBS']._serialized_end=1743
-  _globals['_SLOTEVENT']._serialized_start=1746
-  _globals['_SLOTEVENT']._serialized_end=2036
-  _globals['_SLOTEVENT_KIND']._serialized_start=1928
-  _globals['_SLOTEVENT_KIND']._serialized_end=2036
-  _globals['_HANDOFFTIMING']._serialized_start=2038
-  _globals['_HANDOFFTIMING']._serialized_end=2128
-  _globals['_LOAD']._serialized_start=2131
-  _globals['_LOAD']._serialized_end=2441
-  _globals['_SESSIONSERVICE']._serialized_start=2443
-  _globals['_SESSIONSERVICE']._serialized_end=2527
+  _globals['_SESSIONREQUEST']._serialized_start=106
+  _globals['_SESSIONREQUEST']._serialized_end=333
+  _globals['_SESSIONRESPONSE']._serialized_start=335
+  _globals['_SESSIONRESPONSE']._serialized_end=433
+  _globals['_OPEN']._serialized_start=435
+  _globals['_OPEN']._serialized_end=540
+  _globals['_RESUMEPOINT']._serialized_start=542
+  _globals['_RESUMEPOINT']._serialized_end=608
+  _globals['_OPENED']._serialized_start=610
+  _globals['_OPENED']._serialized_end=710
+  _globals['_PROMPTSEGMENT']._serialized_start=712
+  _globals['_PROMPTSEGMENT']._serialized_end=813
+  _globals['_TOKENIDS']._serialized_start=815
+  _globals['_TOKENIDS']._serialized_end=838
+  _globals['_MEDIA']._serialized_start=840
+  _globals['_MEDIA']._serialized_end=902
+  _globals['_CHOICE']._serialized_start=904
+  _globals['_CHOICE']._serialized_end=950
+  _globals['_HANDOFFROLE']._serialized_start=953
+  _globals['_HANDOFFROLE']._serialized_end=1127
+  _globals['_HANDOFFROLE_SIDE']._serialized_start=1065
+  _globals['_HANDOFFROLE_SIDE']._serialized_end=1127
+  _globals['_SUBMIT']._serialized_start=1130
+  _globals['_SUBMIT']._serialized_end=1580
+  _globals['_CANCEL']._serialized_start=1582
+  _globals['_CANCEL']._serialized_end=1604
+  _globals['_MIGRATE']._serialized_start=1606
+  _globals['_MIGRATE']._serialized_end=1707
+  _globals['_PREFETCH']._serialized_start=1710
+  _globals['_PREFETCH']._serialized_end=1900
+  _globals['_FORGET']._serialized_start=1902
+  _globals['_FORGET']._serialized_end=1925
+  _globals['_FRAME']._serialized_start=1928
+  _globals['_FRAME']._serialized_end=2121
+  _globals['_ROWLOGPROBS']._serialized_start=2123
+  _globals['_ROWLOGPROBS']._serialized_end=2208
+  _globals['_SLOTEVENT']._serialized_start=2211
+  _globals['_SLOTEVENT']._serialized_end=2565
+  _globals['_SLOTEVENT_KIND']._serialized_start=2414
+  _globals['_SLOTEVENT_KIND']._serialized_end=2565
+  _globals['_HANDOFFTIMING']._serialized_start=2568
+  _globals['_HANDOFFTIMING']._serialized_end=2778
+  _globals['_LOAD']._serialized_start=2781
+  _globals['_LOAD']._serialized_end=3279
+  _globals['_TIERLOAD']._serialized_start=3282
+  _globals['_TIERLOAD']._serialized_end=3434
+  _globals['_SESSIONSERVICE']._serialized_start=3436
+  _globals['_SESSIONSERVICE']._serialized_end=3520
 # @@protoc_insertion_point(module_scope)

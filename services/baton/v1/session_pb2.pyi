@@ -1,4 +1,6 @@
 from baton.v1 import common_pb2 as _common_pb2
+from baton.v1 import events_pb2 as _events_pb2
+from baton.v1 import worker_pb2 as _worker_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -9,16 +11,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SessionRequest(_message.Message):
-    __slots__ = ("open", "submit", "cancel", "forget")
+    __slots__ = ("open", "submits", "cancels", "forget", "migrates", "prefetches")
     OPEN_FIELD_NUMBER: _ClassVar[int]
-    SUBMIT_FIELD_NUMBER: _ClassVar[int]
-    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    SUBMITS_FIELD_NUMBER: _ClassVar[int]
+    CANCELS_FIELD_NUMBER: _ClassVar[int]
     FORGET_FIELD_NUMBER: _ClassVar[int]
+    MIGRATES_FIELD_NUMBER: _ClassVar[int]
+    PREFETCHES_FIELD_NUMBER: _ClassVar[int]
     open: Open
-    submit: Submit
-    cancel: Cancel
+    submits: _containers.RepeatedCompositeFieldContainer[Submit]
+    cancels: _containers.RepeatedCompositeFieldContainer[Cancel]
     forget: Forget
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., forget: _Optional[_Union[Forget, _Mapping]] = ...) -> None: ...
+    migrates: _containers.RepeatedCompositeFieldContainer[Migrate]
+    prefetches: _containers.RepeatedCompositeFieldContainer[Prefetch]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., submits: _Optional[_Iterable[_Union[Submit, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ..., forget: _Optional[_Union[Forget, _Mapping]] = ..., migrates: _Optional[_Iterable[_Union[Migrate, _Mapping]]] = ..., prefetches: _Optional[_Iterable[_Union[Prefetch, _Mapping]]] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
     __slots__ = ("opened", "frame")
@@ -111,7 +117,7 @@ class HandoffRole(_message.Message):
     def __init__(self, side: _Optional[_Union[HandoffRole.Side, str]] = ..., handoff_id: _Optional[bytes] = ..., peer: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("slot", "request_id", "attempt", "model", "lora_id", "lora_revision", "tenant_salt", "prompt", "choices", "sampling", "seed", "grammar", "remaining_ms", "traceparent", "handoff", "priority")
+    __slots__ = ("slot", "request_id", "attempt", "model", "lora_id", "lora_revision", "tenant_salt", "prompt", "choices", "sampling", "seed", "grammar", "remaining_ms", "traceparent", "handoff", "priority", "cache_ttl_ms", "fetch_from")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +134,8 @@ class Submit(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     HANDOFF_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CACHE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    FETCH_FROM_FIELD_NUMBER: _ClassVar[int]
     slot: int
     request_id: str
     attempt: int
@@ -144,13 +152,45 @@ class Submit(_message.Message):
     traceparent: str
     handoff: HandoffRole
     priority: int
-    def __init__(self, slot: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., lora_id: _Optional[str] = ..., lora_revision: _Optional[str] = ..., tenant_salt: _Optional[str] = ..., prompt: _Optional[_Iterable[_Union[PromptSegment, _Mapping]]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., traceparent: _Optional[str] = ..., handoff: _Optional[_Union[HandoffRole, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+    cache_ttl_ms: int
+    fetch_from: _common_pb2.WorkerRef
+    def __init__(self, slot: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., lora_id: _Optional[str] = ..., lora_revision: _Optional[str] = ..., tenant_salt: _Optional[str] = ..., prompt: _Optional[_Iterable[_Union[PromptSegment, _Mapping]]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., traceparent: _Optional[str] = ..., handoff: _Optional[_Union[HandoffRole, _Mapping]] = ..., priority: _Optional[int] = ..., cache_ttl_ms: _Optional[int] = ..., fetch_from: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("slot",)
     SLOT_FIELD_NUMBER: _ClassVar[int]
     slot: int
     def __init__(self, slot: _Optional[int] = ...) -> None: ...
+
+class Migrate(_message.Message):
+    __slots__ = ("slot", "next_position", "handoff_id", "peer")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_POSITION_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_ID_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    next_position: int
+    handoff_id: bytes
+    peer: _common_pb2.WorkerRef
+    def __init__(self, slot: _Optional[int] = ..., next_position: _Optional[int] = ..., handoff_id: _Optional[bytes] = ..., peer: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ...) -> None: ...
+
+class Prefetch(_message.Message):
+    __slots__ = ("model", "lora_id", "lora_revision", "tenant_salt", "prompt", "cache_ttl_ms", "fetch_from")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LORA_ID_FIELD_NUMBER: _ClassVar[int]
+    LORA_REVISION_FIELD_NUMBER: _ClassVar[int]
+    TENANT_SALT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    FETCH_FROM_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    lora_id: str
+    lora_revision: str
+    tenant_salt: str
+    prompt: _containers.RepeatedCompositeFieldContainer[PromptSegment]
+    cache_ttl_ms: int
+    fetch_from: _common_pb2.WorkerRef
+    def __init__(self, model: _Optional[str] = ..., lora_id: _Optional[str] = ..., lora_revision: _Optional[str] = ..., tenant_salt: _Optional[str] = ..., prompt: _Optional[_Iterable[_Union[PromptSegment, _Mapping]]] = ..., cache_ttl_ms: _Optional[int] = ..., fetch_from: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ...) -> None: ...
 
 class Forget(_message.Message):
     __slots__ = ("slots",)
@@ -191,17 +231,21 @@ class RowLogprobs(_message.Message):
     def __init__(self, row: _Optional[int] = ..., logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SlotEvent(_message.Message):
-    __slots__ = ("slot", "kind", "code", "message", "retryable", "cached_tokens", "handoff")
+    __slots__ = ("slot", "kind", "code", "message", "retryable", "cached_tokens", "handoff", "handoff_id")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[SlotEvent.Kind]
         KIND_SCHEDULED: _ClassVar[SlotEvent.Kind]
         KIND_HANDED_OFF: _ClassVar[SlotEvent.Kind]
         KIND_FAILED: _ClassVar[SlotEvent.Kind]
+        KIND_MOVE_FAILED: _ClassVar[SlotEvent.Kind]
+        KIND_FIRST_STEP: _ClassVar[SlotEvent.Kind]
     KIND_UNSPECIFIED: SlotEvent.Kind
     KIND_SCHEDULED: SlotEvent.Kind
     KIND_HANDED_OFF: SlotEvent.Kind
     KIND_FAILED: SlotEvent.Kind
+    KIND_MOVE_FAILED: SlotEvent.Kind
+    KIND_FIRST_STEP: SlotEvent.Kind
     SLOT_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +253,7 @@ class SlotEvent(_message.Message):
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HANDOFF_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_ID_FIELD_NUMBER: _ClassVar[int]
     slot: int
     kind: SlotEvent.Kind
     code: str
@@ -216,22 +261,35 @@ class SlotEvent(_message.Message):
     retryable: bool
     cached_tokens: int
     handoff: HandoffTiming
-    def __init__(self, slot: _Optional[int] = ..., kind: _Optional[_Union[SlotEvent.Kind, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., cached_tokens: _Optional[int] = ..., handoff: _Optional[_Union[HandoffTiming, _Mapping]] = ...) -> None: ...
+    handoff_id: bytes
+    def __init__(self, slot: _Optional[int] = ..., kind: _Optional[_Union[SlotEvent.Kind, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., cached_tokens: _Optional[int] = ..., handoff: _Optional[_Union[HandoffTiming, _Mapping]] = ..., handoff_id: _Optional[bytes] = ...) -> None: ...
 
 class HandoffTiming(_message.Message):
-    __slots__ = ("grant_wait_s", "transfer_s", "verify_s", "bytes")
+    __slots__ = ("grant_wait_s", "transfer_s", "verify_s", "bytes", "hidden_bytes", "exposed_s", "transport", "offer_wait_s", "first_step_s", "reason")
     GRANT_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_S_FIELD_NUMBER: _ClassVar[int]
     VERIFY_S_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPOSED_S_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    OFFER_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     grant_wait_s: float
     transfer_s: float
     verify_s: float
     bytes: int
-    def __init__(self, grant_wait_s: _Optional[float] = ..., transfer_s: _Optional[float] = ..., verify_s: _Optional[float] = ..., bytes: _Optional[int] = ...) -> None: ...
+    hidden_bytes: int
+    exposed_s: float
+    transport: str
+    offer_wait_s: float
+    first_step_s: float
+    reason: str
+    def __init__(self, grant_wait_s: _Optional[float] = ..., transfer_s: _Optional[float] = ..., verify_s: _Optional[float] = ..., bytes: _Optional[int] = ..., hidden_bytes: _Optional[int] = ..., exposed_s: _Optional[float] = ..., transport: _Optional[str] = ..., offer_wait_s: _Optional[float] = ..., first_step_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("sequence_number", "num_waiting", "num_running", "queued_prefill_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "quarantined_blocks", "queue_room", "draining", "short_of_blocks", "prefill_tokens_per_s", "step_s")
+    __slots__ = ("sequence_number", "num_waiting", "num_running", "queued_prefill_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "quarantined_blocks", "queue_room", "draining", "short_of_blocks", "prefill_tokens_per_s", "step_s", "promotions", "promotion_timeouts", "tiers", "links", "pinned_blocks", "fetched_blocks", "leaving_in_ms")
     SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +303,13 @@ class Load(_message.Message):
     SHORT_OF_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     STEP_S_FIELD_NUMBER: _ClassVar[int]
+    PROMOTIONS_FIELD_NUMBER: _ClassVar[int]
+    PROMOTION_TIMEOUTS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_IN_MS_FIELD_NUMBER: _ClassVar[int]
     sequence_number: int
     num_waiting: int
     num_running: int
@@ -258,4 +323,29 @@ class Load(_message.Message):
     short_of_blocks: bool
     prefill_tokens_per_s: float
     step_s: float
-    def __init__(self, sequence_number: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_running: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., quarantined_blocks: _Optional[int] = ..., queue_room: _Optional[int] = ..., draining: _Optional[bool] = ..., short_of_blocks: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., step_s: _Optional[float] = ...) -> None: ...
+    promotions: int
+    promotion_timeouts: int
+    tiers: _containers.RepeatedCompositeFieldContainer[TierLoad]
+    links: _containers.RepeatedCompositeFieldContainer[_worker_pb2.PeerLink]
+    pinned_blocks: int
+    fetched_blocks: int
+    leaving_in_ms: int
+    def __init__(self, sequence_number: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_running: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., quarantined_blocks: _Optional[int] = ..., queue_room: _Optional[int] = ..., draining: _Optional[bool] = ..., short_of_blocks: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., step_s: _Optional[float] = ..., promotions: _Optional[int] = ..., promotion_timeouts: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[TierLoad, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[_worker_pb2.PeerLink, _Mapping]]] = ..., pinned_blocks: _Optional[int] = ..., fetched_blocks: _Optional[int] = ..., leaving_in_ms: _Optional[int] = ...) -> None: ...
+
+class TierLoad(_message.Message):
+    __slots__ = ("tier", "used_bytes", "capacity_bytes", "hits", "demotions", "drops", "failures")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    DEMOTIONS_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    tier: _events_pb2.KvTier
+    used_bytes: int
+    capacity_bytes: int
+    hits: int
+    demotions: int
+    drops: int
+    failures: int
+    def __init__(self, tier: _Optional[_Union[_events_pb2.KvTier, str]] = ..., used_bytes: _Optional[int] = ..., capacity_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., demotions: _Optional[int] = ..., drops: _Optional[int] = ..., failures: _Optional[int] = ...) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/store.proto\x12\x08\x62\x61ton.v1\"7\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\"\r\n\x0bPutResponse\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"+\n\x0bGetResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x1c\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x1f\n\x0e\x44\x65leteResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x1d\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"0\n\x0cListResponse\x12 \n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Entry\"#\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"\xb8\x01\n\rWatchResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.baton.v1.WatchResponse.Kind\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\"_\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08KIND_PUT\x10\x01\x12\x10\n\x0cKIND_DELETED\x10\x02\x12\x10\n\x0cKIND_EXPIRED\x10\x03\x12\x0f\n\x0bKIND_SYNCED\x10\x04\":\n\x10IncrementRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\x03\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\"\"\n\x11IncrementResponse\x12\r\n\x05value\x18\x01 \x01(\x03\x32\xec\x02\n\x0cStoreService\x12\x32\n\x03Put\x12\x14.baton.v1.PutRequest\x1a\x15.baton.v1.PutResponse\x12\x32\n\x03Get\x12\x14.baton.v1.GetRequest\x1a\x15.baton.v1.GetResponse\x12;\n\x06\x44\x65lete\x12\x17.baton.v1.DeleteRequest\x1a\x18.baton.v1.DeleteResponse\x12\x35\n\x04List\x12\x15.baton.v1.ListRequest\x1a\x16.baton.v1.ListResponse\x12:\n\x05Watch\x12\x16.baton.v1.WatchRequest\x1a\x17.baton.v1.WatchResponse0\x01\x12\x44\n\tIncrement\x12\x1a.baton.v1.IncrementRequest\x1a\x1b.baton.v1.IncrementResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/store.proto\x12\x08\x62\x61ton.v1\"7\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\"\r\n\x0bPutResponse\"]\n\x0c\x43laimRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\x12\x15\n\x08replaces\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x42\x0b\n\t_replaces\"/\n\rClaimResponse\x12\x13\n\x06holder\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x42\t\n\x07_holder\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"+\n\x0bGetResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x1c\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x1f\n\x0e\x44\x65leteResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x1d\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"0\n\x0cListResponse\x12 \n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Entry\"#\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"\xb8\x01\n\rWatchResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.baton.v1.WatchResponse.Kind\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\"_\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08KIND_PUT\x10\x01\x12\x10\n\x0cKIND_DELETED\x10\x02\x12\x10\n\x0cKIND_EXPIRED\x10\x03\x12\x0f\n\x0bKIND_SYNCED\x10\x04\":\n\x10IncrementRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\x03\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\"\"\n\x11IncrementResponse\x12\r\n\x05value\x18\x01 \x01(\x03\x32\xa6\x03\n\x0cStoreService\x12\x32\n\x03Put\x12\x14.baton.v1.PutRequest\x1a\x15.baton.v1.PutResponse\x12\x38\n\x05\x43laim\x12\x16.baton.v1.ClaimRequest\x1a\x17.baton.v1.ClaimResponse\x12\x32\n\x03Get\x12\x14.baton.v1.GetRequest\x1a\x15.baton.v1.GetResponse\x12;\n\x06\x44\x65lete\x12\x17.baton.v1.DeleteRequest\x1a\x18.baton.v1.DeleteResponse\x12\x35\n\x04List\x12\x15.baton.v1.ListRequest\x1a\x16.baton.v1.ListResponse\x12:\n\x05Watch\x12\x16.baton.v1.WatchRequest\x1a\x17.baton.v1.WatchResponse0\x01\x12\x44\n\tIncrement\x12\x1a.baton.v1.IncrementRequest\x1a\x1b.baton.v1.IncrementResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTREQUEST']._serialized_end=89
   _globals['_PUTRESPONSE']._serialized_start=91
   _globals['_PUTRESPONSE']._serialized_end=104
-  _globals['_GETREQUEST']._serialized_start=106
-  _globals['_GETREQUEST']._serialized_end=131
-  _globals['_GETRESPONSE']._serialized_start=133
-  _globals['_GETRESPONSE']._serialized_end=176
-  _globals['_DELETEREQUEST']._serialized_start=178
-  _globals['_DELETEREQUEST']._serialized_end=206
-  _globals['_DELETERESPONSE']._serialized_start=208
-  _globals['_DELETERESPONSE']._serialized_end=239
-  _globals['_LISTREQUEST']._serialized_start=241
-  _globals['_LISTREQUEST']._serialized_end=270
-  _globals['_LISTRESPONSE']._serialized_start=272
-  _globals['_LISTRESPONSE']._serialized_end=320
-  _globals['_ENTRY']._serialized_start=322
-  _globals['_ENTRY']._serialized_end=357
-  _globals['_WATCHREQUEST']._serialized_start=359
-  _globals['_WATCHREQUEST']._serialized_end=389
-  _globals['_WATCHRESPONSE']._serialized_start=392
-  _globals['_WATCHRESPONSE']._serialized_end=576
-  _globals['_WATCHRESPONSE_KIND']._serialized_start=481
-  _globals['_WATCHRESPONSE_KIND']._serialized_end=576
-  _globals['_INCREMENTREQUEST']._serialized_start=578
-  _globals['_INCREMENTREQUEST']._serialized_end=636
-  _globals['_INCREMENTRESPONSE']._serialized_start=638
-  _globals['_INCREMENTRESPONSE']._serialized_end=672
-  _globals['_STORESERVICE']._serialized_start=675
-  _globals['_STORESERVICE']._serialized_end=1039
+  _globals['_CLAIMREQUEST']._serialized_start=106
+  _globals['_CLAIMREQUEST']._serialized_end=199
+  _globals['_CLAIMRESPONSE']._serialized_start=201
+  _globals['_CLAIMRESPONSE']._serialized_end=248
+  _globals['_GETREQUEST']._serialized_start=250
+  _globals['_GETREQUEST']._serialized_end=275
+  _globals['_GETRESPONSE']._serialized_start=277
+  _globals['_GETRESPONSE']._serialized_end=320
+  _globals['_DELETEREQUEST']._serialized_start=322
+  _globals['_DELETEREQUEST']._serialized_end=350
+  _globals['_DELETERESPONSE']._serialized_start=352
+  _globals['_DELETERESPONSE']._serialized_end=383
+  _globals['_LISTREQUEST']._serialized_start=385
+  _globals['_LISTREQUEST']._serialized_end=414
+  _globals['_LISTRESPONSE']._serialized_start=416
+  _globals['_LISTRESPONSE']._serialized_end=464
+  _globals['_ENTRY']._serialized_start=466
+  _globals['_ENTRY']._serialized_end=501
+  _globals['_WATCHREQUEST']._serialized_start=503
+  _globals['_WATCHREQUEST']._serialized_end=533
+  _globals['_WATCHRESPONSE']._serialized_start=536
+  _globals['_WATCHRESPONSE']._serialized_end=720
+  _globals['_WATCHRESPONSE_KIND']._serialized_start=625
+  _globals['_WATCHRESPONSE_KIND']._serialized_end=720
+  _globals['_INCREMENTREQUEST']._serialized_start=722
+  _globals['_INCREMENTREQUEST']._serialized_end=780
+  _globals['_INCREMENTRESPONSE']._serialized_start=782
+  _globals['_INCREMENTRESPONSE']._serialized_end=816
+  _globals['_STORESERVICE']._serialized_start=819
+  _globals['_STORESERVICE']._serialized_end=1241
 # @@protoc_insertion_point(module_scope)

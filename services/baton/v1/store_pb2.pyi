@@ -21,6 +21,24 @@ class PutResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ClaimRequest(_message.Message):
+    __slots__ = ("key", "value", "ttl_s", "replaces")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: bytes
+    ttl_s: float
+    replaces: bytes
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ..., ttl_s: _Optional[float] = ..., replaces: _Optional[bytes] = ...) -> None: ...
+
+class ClaimResponse(_message.Message):
+    __slots__ = ("holder",)
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    holder: bytes
+    def __init__(self, holder: _Optional[bytes] = ...) -> None: ...
+
 class GetRequest(_message.Message):
     __slots__ = ("key",)
     KEY_FIELD_NUMBER: _ClassVar[int]

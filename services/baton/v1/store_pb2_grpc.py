@@ -40,6 +40,11 @@ class StoreServiceStub:
                 request_serializer=baton_dot_v1_dot_store__pb2.PutRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_store__pb2.PutResponse.FromString,
                 _registered_method=True)
+        self.Claim = channel.unary_unary(
+                '/baton.v1.StoreService/Claim',
+                request_serializer=baton_dot_v1_dot_store__pb2.ClaimRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_store__pb2.ClaimResponse.FromString,
+                _registered_method=True)
         self.Get = channel.unary_unary(
                 '/baton.v1.StoreService/Get',
                 request_serializer=baton_dot_v1_dot_store__pb2.GetRequest.SerializeToString,
@@ -73,6 +78,13 @@ class StoreServiceServicer:
 
     def Put(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Claim(self, request, context):
+        """Put, unless somebody else's value is there.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -115,6 +127,11 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.Put,
                     request_deserializer=baton_dot_v1_dot_store__pb2.PutRequest.FromString,
                     response_serializer=baton_dot_v1_dot_store__pb2.PutResponse.SerializeToString,
+            ),
+            'Claim': grpc.unary_unary_rpc_method_handler(
+                    servicer.Claim,
+                    request_deserializer=baton_dot_v1_dot_store__pb2.ClaimRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_store__pb2.ClaimResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
@@ -170,6 +187,33 @@ class StoreService:
             '/baton.v1.StoreService/Put',
             baton_dot_v1_dot_store__pb2.PutRequest.SerializeToString,
             baton_dot_v1_dot_store__pb2.PutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Claim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.StoreService/Claim',
+            baton_dot_v1_dot_store__pb2.ClaimRequest.SerializeToString,
+            baton_dot_v1_dot_store__pb2.ClaimResponse.FromString,
             options,
             channel_credentials,
             insecure,

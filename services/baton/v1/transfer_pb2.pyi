@@ -20,11 +20,12 @@ class HandoffResponse(_message.Message):
     def __init__(self, message: _Optional[_Union[HandoffMessage, _Mapping]] = ...) -> None: ...
 
 class HandoffMessage(_message.Message):
-    __slots__ = ("handoff_id", "attempt", "source_epoch", "target_epoch", "hello", "offer", "grant", "commit", "accepted", "rejected", "status", "withdraw", "cancel", "quiesced", "fail", "fetch")
+    __slots__ = ("handoff_id", "attempt", "source_epoch", "target_epoch", "checksum", "hello", "offer", "grant", "commit", "accepted", "rejected", "status", "withdraw", "cancel", "quiesced", "fail", "fetch")
     HANDOFF_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_EPOCH_FIELD_NUMBER: _ClassVar[int]
     TARGET_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +42,7 @@ class HandoffMessage(_message.Message):
     attempt: int
     source_epoch: int
     target_epoch: int
+    checksum: int
     hello: Hello
     offer: Offer
     grant: Grant
@@ -53,7 +55,7 @@ class HandoffMessage(_message.Message):
     quiesced: Quiesced
     fail: Fail
     fetch: Fetch
-    def __init__(self, handoff_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., source_epoch: _Optional[int] = ..., target_epoch: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., cancel: _Optional[_Union[CancelHandoff, _Mapping]] = ..., quiesced: _Optional[_Union[Quiesced, _Mapping]] = ..., fail: _Optional[_Union[Fail, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ...) -> None: ...
+    def __init__(self, handoff_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., source_epoch: _Optional[int] = ..., target_epoch: _Optional[int] = ..., checksum: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., cancel: _Optional[_Union[CancelHandoff, _Mapping]] = ..., quiesced: _Optional[_Union[Quiesced, _Mapping]] = ..., fail: _Optional[_Union[Fail, _Mapping]] = ..., fetch: _Optional[_Union[Fetch, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("worker", "digest", "protocol_min", "protocol_max", "shards", "groups", "pid", "pid_start", "node")
@@ -106,14 +108,18 @@ class ArenaRef(_message.Message):
     def __init__(self, group: _Optional[int] = ..., address: _Optional[int] = ..., num_blocks: _Optional[int] = ..., block_bytes: _Optional[int] = ..., memory: _Optional[str] = ..., device_id: _Optional[int] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("sequences", "groups", "grant_wait_ms")
+    __slots__ = ("sequences", "groups", "grant_wait_ms", "growth_tokens", "codecs")
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     GRANT_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    GROWTH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CODECS_FIELD_NUMBER: _ClassVar[int]
     sequences: _containers.RepeatedCompositeFieldContainer[OfferedSequence]
     groups: _containers.RepeatedCompositeFieldContainer[OfferedGroup]
     grant_wait_ms: int
-    def __init__(self, sequences: _Optional[_Iterable[_Union[OfferedSequence, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[OfferedGroup, _Mapping]]] = ..., grant_wait_ms: _Optional[int] = ...) -> None: ...
+    growth_tokens: int
+    codecs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sequences: _Optional[_Iterable[_Union[OfferedSequence, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[OfferedGroup, _Mapping]]] = ..., grant_wait_ms: _Optional[int] = ..., growth_tokens: _Optional[int] = ..., codecs: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class OfferedSequence(_message.Message):
     __slots__ = ("choice", "num_tokens", "groups")
@@ -142,14 +148,16 @@ class OfferedGroup(_message.Message):
     def __init__(self, group: _Optional[int] = ..., num_blocks: _Optional[int] = ..., hashes: _Optional[bytes] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("grant_seq", "groups", "transport_epoch")
+    __slots__ = ("grant_seq", "groups", "transport_epoch", "codec")
     GRANT_SEQ_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     grant_seq: int
     groups: _containers.RepeatedCompositeFieldContainer[GrantedGroup]
     transport_epoch: int
-    def __init__(self, grant_seq: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[GrantedGroup, _Mapping]]] = ..., transport_epoch: _Optional[int] = ...) -> None: ...
+    codec: str
+    def __init__(self, grant_seq: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[GrantedGroup, _Mapping]]] = ..., transport_epoch: _Optional[int] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class GrantedGroup(_message.Message):
     __slots__ = ("group", "index", "block_id", "generation", "skip")

@@ -6,6 +6,7 @@ or an InvalidRequestError that names the field.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MappingProxyType
 
 from baton.core.errors import InvalidRequestError, UnsupportedError
@@ -13,20 +14,21 @@ from baton.core.request import Request, SamplingParams
 from baton.v1 import common_pb2, session_pb2
 
 HANDOFF_ID_BYTES = 16
+# What is done for a prompt that has not come ends after this, if not before.
+PREFETCH_S = 30.0
 _MAX_UINT32 = 2**32 - 1
 
 
 def submit_from_request(
     request: Request,
     *,
-    slot: int,
     attempt: int,
     now: float,
-    handoff: session_pb2.HandoffRole | None = None,
 ) -> session_pb2.Submit:
-    """The message that places `request`; `now` is this process's monotonic time."""
+    """The message that places `request`, apart from `slot` and `handoff`, which its workers have
+    each of their own; `now` is this process's monotonic time.
+    """
     return session_pb2.Submit(
-        slot=slot,
         request_id=request.request_id,
         attempt=attempt,
         model=request.model,
@@ -44,8 +46,8 @@ def submit_from_request(
         # A request whose time is up still travels: its gateway ends it.
         remaining_ms=max(1, min(_MAX_UINT32, int((request.deadline - now) * 1000))),
         traceparent=request.traceparent,
-        handoff=handoff,
         priority=request.priority,
+        cache_ttl_ms=min(_MAX_UINT32, round(request.cache_ttl_s * 1000)),
     )
 
 
@@ -64,10 +66,12 @@ def request_from_submit(submit: session_pb2.Submit, now: float) -> Request:
     outputs = _outputs(submit, sampling)
     if submit.HasField("handoff"):
         _check_handoff(submit.handoff)
+    if submit.HasField("fetch_from"):
+        _check_worker(submit.fetch_from, "fetch_from")
     return Request(
         request_id=submit.request_id,
         model=submit.model,
-        prompt=_prompt(submit),
+        prompt=_prompt(submit.prompt),
         sampling=sampling,
         seed=submit.seed,
         deadline=now + submit.remaining_ms / 1000,
@@ -77,6 +81,28 @@ def request_from_submit(submit: session_pb2.Submit, now: float) -> Request:
         tenant_salt=submit.tenant_salt,
         priority=submit.priority,
         traceparent=submit.traceparent,
+        cache_ttl_s=submit.cache_ttl_ms / 1000,
+    )
+
+
+def request_from_prefetch(prefetch: session_pb2.Prefetch, now: float) -> Request:
+    """A request for the prompt that is about to come, which nobody runs.
+
+    Raises as `request_from_submit`.
+    """
+    if prefetch.HasField("fetch_from"):
+        _check_worker(prefetch.fetch_from, "fetch_from")
+    return Request(
+        request_id="prefetch",
+        model=prefetch.model,
+        prompt=_prompt(prefetch.prompt),
+        sampling=SamplingParams(max_tokens=1),
+        seed=0,
+        deadline=now + PREFETCH_S,
+        lora_id=prefetch.lora_id,
+        lora_revision=prefetch.lora_revision,
+        tenant_salt=prefetch.tenant_salt,
+        cache_ttl_s=prefetch.cache_ttl_ms / 1000,
     )
 
 
@@ -120,9 +146,9 @@ def sampling_from_proto(params: common_pb2.SamplingParams) -> SamplingParams:
     return sampling
 
 
-def _prompt(submit: session_pb2.Submit) -> tuple[int, ...]:
+def _prompt(segments: Iterable[session_pb2.PromptSegment]) -> tuple[int, ...]:
     ids: list[int] = []
-    for segment in submit.prompt:
+    for segment in segments:
         if segment.WhichOneof("segment") != "token_ids":
             raise UnsupportedError("only token ids can be prompted with yet", param="prompt")
         ids.extend(segment.token_ids.ids)
@@ -147,13 +173,26 @@ def _outputs(submit: session_pb2.Submit, sampling: SamplingParams) -> dict[int, 
     return outputs
 
 
+def check_migrate(migrate: session_pb2.Migrate) -> None:
+    """Raise InvalidRequestError, naming the field, unless it says where to."""
+    _check_peer(migrate, "migrate")
+
+
 def _check_handoff(handoff: session_pb2.HandoffRole) -> None:
     if handoff.side == session_pb2.HandoffRole.SIDE_UNSPECIFIED:
         raise InvalidRequestError("handoff names no side", param="handoff")
+    _check_peer(handoff, "handoff")
+
+
+def _check_peer(handoff: session_pb2.HandoffRole | session_pb2.Migrate, param: str) -> None:
     if len(handoff.handoff_id) != HANDOFF_ID_BYTES:
         raise InvalidRequestError(
             f"handoff_id must have {HANDOFF_ID_BYTES} bytes, got {len(handoff.handoff_id)}",
-            param="handoff",
+            param=param,
         )
-    if not handoff.peer.worker_id or not handoff.peer.epoch or not handoff.peer.address:
-        raise InvalidRequestError("handoff names no peer", param="handoff")
+    _check_worker(handoff.peer, param)
+
+
+def _check_worker(worker: common_pb2.WorkerRef, param: str) -> None:
+    if not worker.worker_id or not worker.epoch or not worker.address:
+        raise InvalidRequestError(f"{param} names no peer", param=param)

@@ -29,6 +29,6 @@ class WorkerActor:
         """worker_id, pid, address, state."""
         return self._worker.info()
 
-    def stop(self, grace_s: float) -> None:
-        """Take nothing new, let running requests end for up to `grace_s`, then leave the store."""
+    def stop(self, grace_s: float | None = None) -> None:
+        """Drain for up to `grace_s` (by default worker.drain_grace_s), then leave the store."""
         self._worker.stop(grace_s)

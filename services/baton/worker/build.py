@@ -10,6 +10,7 @@ from baton.core.kv import kv_digest
 from baton.engine.engine import Engine
 from baton.engine.runner import Runner
 from baton.transfer.base import Arena, Transport
+from baton.transfer.layout import whole_slice
 from baton.worker.config import WorkerConfig
 
 
@@ -28,6 +29,7 @@ def build_engine(config: WorkerConfig) -> tuple[Engine, Runner, str]:
         runner,
         digest,
         max_ungranted_share=settings.transfer.max_ungranted_share,
+        layer_groups=settings.transfer.layer_groups,
     )
     return engine, runner, digest
 
@@ -63,6 +65,10 @@ def build_transport(config: WorkerConfig, agent_name: str) -> Transport:
         from baton.transfer.inproc import InprocTransport
 
         return InprocTransport(agent_name)
+    if settings.transport == "dist":
+        from baton.transfer.dist import DistTransport
+
+        return DistTransport(agent_name, config.settings.worker.host, settings)
     from baton.transfer.nixl import NixlTransport
 
     return NixlTransport(agent_name, settings)
@@ -71,7 +77,16 @@ def build_transport(config: WorkerConfig, agent_name: str) -> Transport:
 def arenas_of(runner: Runner) -> list[Arena]:
     """The runner's memory in the terms of transfers."""
     return [
-        Arena(a.group, a.address, a.num_blocks, a.block_bytes, a.memory, a.device_id, a.view)
+        Arena(
+            a.group,
+            a.address,
+            a.num_blocks,
+            a.block_bytes,
+            a.memory,
+            a.device_id,
+            a.view,
+            whole_slice(runner.groups[a.group]),
+        )
         for a in runner.arenas()
     ]
 

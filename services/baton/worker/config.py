@@ -9,6 +9,7 @@ from baton.core.settings import (
     LogSettings,
     ModelSettings,
     StoreSettings,
+    TierSettings,
     TransferSettings,
     WorkerSettings,
 )
@@ -23,6 +24,7 @@ class WorkerGroups(BaseModel):
     engine: EngineSettings
     worker: WorkerSettings
     transfer: TransferSettings
+    tiers: TierSettings = TierSettings()
     store: StoreSettings
     log: LogSettings
 

@@ -11,12 +11,20 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import grpc
 
-from baton.engine.outputs import CacheDelta
+from baton.engine.outputs import CacheDelta, Tier
 from baton.v1 import events_pb2, events_pb2_grpc
 
 Response = events_pb2.KvEventsResponse
 Context = grpc.aio.ServicerContext[events_pb2.KvEventsRequest, Response]
 
+# A group and a tier.
+Place = tuple[int, Tier]
+
+_TIERS = {
+    Tier.DEVICE: events_pb2.KV_TIER_DEVICE,
+    Tier.HOST: events_pb2.KV_TIER_HOST,
+    Tier.DISK: events_pb2.KV_TIER_DISK,
+}
 # Deltas kept for watchers that fell behind; beyond it they are sent a snapshot.
 MAX_DELTAS = 4096
 # Hashes in one piece of a snapshot (64 KiB).
@@ -36,24 +44,21 @@ class EventLog(events_pb2_grpc.EventsServiceServicer):
         self._epoch = epoch
         self._chunk_hashes = chunk_hashes
         self._deltas: deque[events_pb2.KvDelta] = deque(maxlen=max_deltas)
-        self._held: dict[int, set[bytes]] = {}
+        self._held: dict[Place, set[bytes]] = {}
         self._last_id = 0
         self._news = asyncio.Event()
-
-    @property
-    def last_event_id(self) -> int:
-        return self._last_id
 
     def append(self, deltas: Sequence[CacheDelta]) -> None:
         """Take what changed in one step, in order, as one event."""
         if not deltas:
             return
-        stored: dict[int, dict[bytes, None]] = {}
-        removed: dict[int, dict[bytes, None]] = {}
+        stored: dict[Place, dict[bytes, None]] = {}
+        removed: dict[Place, dict[bytes, None]] = {}
         for delta in deltas:
-            held = self._held.setdefault(delta.group, set())
-            now_stored = stored.setdefault(delta.group, {})
-            now_removed = removed.setdefault(delta.group, {})
+            place = (delta.group, delta.tier)
+            held = self._held.setdefault(place, set())
+            now_stored = stored.setdefault(place, {})
+            now_removed = removed.setdefault(place, {})
             # Within an event the order is lost, so a hash may be in one of its lists only.
             for block_hash in delta.stored:
                 now_removed.pop(block_hash, None)
@@ -103,8 +108,8 @@ class EventLog(events_pb2_grpc.EventsServiceServicer):
         """The state now, copied before the first chunk is sent; the last chunk may be empty."""
         step = self._chunk_hashes
         pieces = [
-            {group: dict.fromkeys(hashes[i : i + step])}
-            for group, hashes in ((g, list(held)) for g, held in self._held.items())
+            {place: dict.fromkeys(hashes[i : i + step])}
+            for place, hashes in ((p, list(held)) for p, held in self._held.items())
             for i in range(0, len(hashes), step)
         ] or [{}]
         for number, piece in enumerate(pieces, 1):
@@ -113,9 +118,9 @@ class EventLog(events_pb2_grpc.EventsServiceServicer):
             )
 
 
-def _blocks(groups: dict[int, dict[bytes, None]]) -> list[events_pb2.KvBlocks]:
+def _blocks(places: dict[Place, dict[bytes, None]]) -> list[events_pb2.KvBlocks]:
     return [
-        events_pb2.KvBlocks(group=group, tier=events_pb2.KV_TIER_DEVICE, hashes=b"".join(hashes))
-        for group, hashes in groups.items()
+        events_pb2.KvBlocks(group=group, tier=_TIERS[tier], hashes=b"".join(hashes))
+        for (group, tier), hashes in places.items()
         if hashes
     ]

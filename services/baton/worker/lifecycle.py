@@ -6,19 +6,23 @@ from enum import Enum
 
 
 class WorkerState(Enum):
-    """Where a worker is in its life. Only a READY worker is given new requests."""
+    """Where a worker is in its life. Only a READY worker is given new requests.
+
+    DRAINING can be undone; LEAVING is a drain at whose end the process stops.
+    """
 
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+    LEAVING = "leaving"
     STOPPED = "stopped"
 
 
 _ALLOWED: dict[WorkerState, frozenset[WorkerState]] = {
     WorkerState.STARTING: frozenset({WorkerState.READY, WorkerState.STOPPED}),
-    # A drain can be undone.
-    WorkerState.READY: frozenset({WorkerState.DRAINING, WorkerState.STOPPED}),
-    WorkerState.DRAINING: frozenset({WorkerState.READY, WorkerState.STOPPED}),
+    WorkerState.READY: frozenset({WorkerState.DRAINING, WorkerState.LEAVING}),
+    WorkerState.DRAINING: frozenset({WorkerState.READY, WorkerState.LEAVING}),
+    WorkerState.LEAVING: frozenset({WorkerState.STOPPED}),
     WorkerState.STOPPED: frozenset(),
 }
 
@@ -28,6 +32,11 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self.state = WorkerState.STARTING
+
+    @property
+    def is_draining(self) -> bool:
+        """Gateways are to move away what runs here."""
+        return self.state in (WorkerState.DRAINING, WorkerState.LEAVING)
 
     def move(self, to: WorkerState) -> bool:
         """Change to `to`; False when already there. Raises ValueError when it is not allowed."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from baton.engine.outputs import EngineLoad, StepOutput
-from baton.v1 import session_pb2
+from collections.abc import Sequence
+
+from baton.engine.outputs import EngineLoad, StepOutput, Tier
+from baton.v1 import events_pb2, session_pb2, worker_pb2
 
 # Weight of the newest step in the moving averages; about the last 20 steps count.
 _ALPHA = 0.1
+_TIERS = {Tier.HOST: events_pb2.KV_TIER_HOST, Tier.DISK: events_pb2.KV_TIER_DISK}
 
 
 class LoadMeter:
@@ -27,8 +30,15 @@ class LoadMeter:
         else:
             self._step_s = _average(self._step_s, output.step_s)
 
-    def report(self, load: EngineLoad, *, draining: bool) -> session_pb2.Load:
-        """The engine's load now, numbered."""
+    def report(
+        self,
+        load: EngineLoad,
+        links: Sequence[worker_pb2.PeerLink],
+        *,
+        draining: bool,
+        leaving_in_ms: int = 0,
+    ) -> session_pb2.Load:
+        """The engine's load now, numbered, and the ways to the worker's peers."""
         self._sequence_number += 1
         return session_pb2.Load(
             sequence_number=self._sequence_number,
@@ -41,9 +51,27 @@ class LoadMeter:
             quarantined_blocks=load.quarantined_blocks,
             queue_room=load.queue_room,
             draining=draining,
+            leaving_in_ms=leaving_in_ms,
             short_of_blocks=load.short_of_blocks,
+            pinned_blocks=load.pinned_blocks,
+            fetched_blocks=load.fetched_blocks,
             prefill_tokens_per_s=self._prefill_rate,
             step_s=self._step_s,
+            links=links,
+            promotions=load.promotions,
+            promotion_timeouts=load.promotion_timeouts,
+            tiers=[
+                session_pb2.TierLoad(
+                    tier=_TIERS[tier.tier],
+                    used_bytes=tier.used_bytes,
+                    capacity_bytes=tier.capacity_bytes,
+                    hits=tier.hits,
+                    demotions=tier.demotions,
+                    drops=tier.drops,
+                    failures=tier.failures,
+                )
+                for tier in load.tiers
+            ],
         )
 
 

@@ -11,7 +11,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from baton.telemetry import rpc
-from baton.v1 import events_pb2_grpc, session_pb2_grpc, transfer_pb2_grpc
+from baton.v1 import events_pb2_grpc, session_pb2_grpc, transfer_pb2_grpc, worker_pb2_grpc
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ class WorkerServer:
         sessions: session_pb2_grpc.SessionServiceServicer,
         events: events_pb2_grpc.EventsServiceServicer,
         transfers: transfer_pb2_grpc.TransferServiceServicer,
+        control: worker_pb2_grpc.WorkerServiceServicer,
     ) -> None:
         server = self._server
         session_pb2_grpc.add_SessionServiceServicer_to_server(  # type: ignore[no-untyped-call]
@@ -70,6 +71,9 @@ class WorkerServer:
         )
         transfer_pb2_grpc.add_TransferServiceServicer_to_server(  # type: ignore[no-untyped-call]
             transfers, server
+        )
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            control, server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._server.start()

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[session_pb2.SessionRequest, session_pb2.SessionResponse]
 # A gateway takes a worker that it does not hear for seconds as lost.
 HEARTBEAT_S = 1.0
+# For the first message of a stream.
+OPEN_WAIT_S = 5.0
 # Numbers in `_Slot.rows` for each token: choice, position, token, flags.
 _ROW = 4
 
@@ -33,9 +35,10 @@ _ROW = 4
 class _Slot:
     """What a submission has said so far, for a gateway that resumes."""
 
-    __slots__ = ("events", "logprobs", "rows")
+    __slots__ = ("attempt", "events", "logprobs", "rows")
 
-    def __init__(self) -> None:
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
         self.rows = array("I")
         self.logprobs: dict[int, TokenLogprobs] = {}
         self.events: list[session_pb2.SlotEvent] = []
@@ -75,9 +78,10 @@ class _Session:
 
 
 class Sessions(session_pb2_grpc.SessionServiceServicer):
-    """SessionService. `on_submit` and `on_cancel` must hand over and return.
+    """SessionService. The `on_` functions must hand over and return.
 
-    `on_cancel` may name submissions that have ended; those are to be ignored.
+    `on_cancel` and `on_migrate` may name submissions that have ended; those are to be ignored.
+    `on_migrate` is told the submission's attempt, too.
     """
 
     def __init__(
@@ -86,12 +90,16 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         lease: Callable[[], common_pb2.WorkerLease],
         on_submit: Callable[[Key, session_pb2.Submit], None],
         on_cancel: Callable[[Key], None],
+        on_migrate: Callable[[Key, int, session_pb2.Migrate], None],
+        on_prefetch: Callable[[session_pb2.Prefetch], None],
         settings: WorkerSettings,
     ) -> None:
         self._me = me
         self._lease = lease
         self._on_submit = on_submit
         self._on_cancel = on_cancel
+        self._on_migrate = on_migrate
+        self._on_prefetch = on_prefetch
         self._grace_s = settings.session_grace_s
         self._sessions: dict[str, _Session] = {}
         self._load: session_pb2.Load | None = None
@@ -148,7 +156,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
     def _take_load(self, load: session_pb2.Load) -> bool:
         """Keep the newest load; True when gateways need to hear of it.
 
-        Averages move with every step; alone they are no news.
+        Averages and the time left move with every step; alone they are no news.
         """
         old, self._load = self._load, load
         if old is None:
@@ -158,6 +166,8 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         plain.sequence_number = old.sequence_number
         plain.prefill_tokens_per_s = old.prefill_tokens_per_s
         plain.step_s = old.step_s
+        if old.leaving_in_ms and load.leaving_in_ms:
+            plain.leaving_in_ms = old.leaving_in_ms
         return plain != old
 
     async def Session(
@@ -165,8 +175,13 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
     ) -> None:
         """Serve one stream of one gateway."""
         requests = aiter(request_iterator)
-        first = await anext(requests, None)
-        if first is None or first.WhichOneof("message") != "open":
+        first = None
+        try:
+            async with asyncio.timeout(OPEN_WAIT_S):
+                first = await anext(requests, None)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no `open` came")
+        if first is None or not first.HasField("open"):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, "the first message of a session must be `open`"
             )
@@ -313,14 +328,16 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         async for request in requests:
             if session.stream is not stream:
                 return
-            kind = request.WhichOneof("message")
-            if kind == "submit":
-                self._submit(session, request.submit)
-            elif kind == "cancel":
-                self._cancel(session, request.cancel.slot)
-            elif kind == "forget":
-                for slot_id in request.forget.slots:
-                    session.slots.pop(slot_id, None)
+            for submit in request.submits:
+                self._submit(session, submit)
+            for cancel in request.cancels:
+                self._cancel(session, cancel.slot)
+            for slot_id in request.forget.slots:
+                session.slots.pop(slot_id, None)
+            for migrate in request.migrates:
+                self._migrate(session, migrate)
+            for prefetch in request.prefetches:
+                self._on_prefetch(prefetch)
 
     def _read_ended(self, task: asyncio.Task[None], wake: asyncio.Event) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -331,12 +348,21 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         if submit.slot in session.slots:
             log.error(*event("slot_used_twice", session=session.id, slot=submit.slot))
             return
-        session.slots[submit.slot] = _Slot()
+        session.slots[submit.slot] = _Slot(submit.attempt)
         self._on_submit((session.id, submit.slot), submit)
 
     def _cancel(self, session: _Session, slot_id: int) -> None:
         if session.slots.pop(slot_id, None) is not None:
             self._on_cancel((session.id, slot_id))
+
+    def _migrate(self, session: _Session, migrate: session_pb2.Migrate) -> None:
+        slot = session.slots.get(migrate.slot)
+        if slot is None:
+            return
+        # Who moves it again knows that the last move failed; repeated, it would be of this one.
+        failed = session_pb2.SlotEvent.KIND_MOVE_FAILED
+        slot.events = [e for e in slot.events if e.kind != failed]
+        self._on_migrate((session.id, migrate.slot), slot.attempt, migrate)
 
     def close(self) -> None:
         """Stop the timers; streams end with the server."""

@@ -6,6 +6,7 @@ the transport has senders of its own; the lease is renewed from one more.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import baton
-from baton.core.errors import HandoffError
+from baton.core.errors import BatonError, HandoffError, UnavailableError
 from baton.core.kv import GroupSpec
 from baton.engine.outputs import EngineLoad, Key, StepOutput
 from baton.store.lease import LeaseKeeper
@@ -24,16 +25,20 @@ from baton.telemetry.logging import event
 from baton.transfer.base import Arena, Transport
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.layout import group_to_proto, whole_shard
+from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, session_pb2, transfer_pb2, transfer_pb2_grpc
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
+from baton.worker import rival
 from baton.worker.build import arenas_of, build_engine, build_transport, limit_cpu_threads
 from baton.worker.config import WorkerConfig
+from baton.worker.control import WorkerControl
 from baton.worker.engine_loop import EngineLoop
 from baton.worker.events import EventLog
 from baton.worker.lifecycle import Lifecycle, WorkerState
 from baton.worker.load import LoadMeter
 from baton.worker.server import AsyncThread, WorkerServer
 from baton.worker.sessions import Sessions
+from baton.worker.tiers import build_tiers
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +49,6 @@ _ROLES = {
 }
 # How often a drain looks whether anything is left.
 DRAIN_POLL_S = 0.05
-# What running requests get before a worker leaves that can free its quarantine no other way.
-WORN_OUT_GRACE_S = 30.0
 
 
 def exit_process(error: BaseException) -> None:
@@ -64,12 +67,17 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._died = died
         self._lifecycle = Lifecycle()
         self._meter = LoadMeter()
-        # Ray may run two stops at once, and a worn-out worker stops itself.
-        self._stop_lock = threading.Lock()
+        # Ray may run two stops at once, a worn-out worker stops itself, and drains come by gRPC.
+        self._state_lock = threading.Lock()
+        # When the machine goes away, if somebody has said so.
+        self._leaves_at: float | None = None
 
     def start(self) -> None:
         """Load the model, listen, register. Raises ConfigError, saying what to change."""
         config = self._config
+        prefix = config.settings.store.key_prefix
+        # Loading may take minutes, only to be refused.
+        asyncio.run(rival.check_free(config.store_url, config.token, prefix, config.worker_id))
         limit_cpu_threads(config.num_threads)
         self._engine, runner, self._digest = build_engine(config)
         self._groups: tuple[GroupSpec, ...] = runner.groups
@@ -77,22 +85,43 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         arenas = arenas_of(runner)
         epoch = secrets.randbits(64) | 1
         self._transport: Transport = build_transport(config, f"{config.worker_id}-{epoch:016x}")
-        self._transport.register(arenas)
+        self._transport.register(
+            arenas, wire_codecs(config.settings.transfer, self._groups, arenas)
+        )
         self._async = AsyncThread("worker-grpc")
-        self._loop = EngineLoop(self._engine, self._publish, self._died, self._worn_out)
+        self._loop = EngineLoop(
+            self._engine,
+            self._publish,
+            self._died,
+            self._worn_out,
+            config.settings.transfer.max_growth_tokens,
+        )
+        self._tiers = build_tiers(
+            config.settings.tiers,
+            self._engine,
+            self._groups,
+            self._digest,
+            arenas,
+            self._loop.post,
+        )
         self._async.run(self._serve(epoch, arenas))
         self._loop.start()
         self._lifecycle.move(WorkerState.READY)
         self._lease = LeaseKeeper(
             config.store_url,
             config.token,
-            config.settings.store.key_prefix,
+            prefix,
             f"workers/{config.worker_id}",
             lambda: self.lease().SerializeToString(),
+            lambda holder: rival.look(holder, epoch, config.token),
+            self._displaced,
             config.settings.worker.lease_ttl_s,
             config.settings.worker.lease_renew_s,
         )
-        self._lease.start()
+        holder = self._lease.start()
+        if holder is not None:
+            self.stop(0.0)
+            raise rival.taken(holder)
         log.info(*event("worker_ready", worker=config.worker_id, address=self._me.address))
 
     async def _serve(self, epoch: int, arenas: list[Arena]) -> None:
@@ -102,7 +131,13 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             worker_id=config.worker_id, epoch=epoch, address=self._server.address
         )
         self._sessions = Sessions(
-            self._me, self.lease, self._on_submit, self._on_cancel, config.settings.worker
+            self._me,
+            self.lease,
+            self._on_submit,
+            self._on_cancel,
+            self._on_migrate,
+            self._on_prefetch,
+            config.settings.worker,
         )
         self._events = EventLog(epoch)
         self._handoffs = Handoffs(
@@ -116,9 +151,13 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             self._async.loop,
             config.token,
             config.settings.transfer,
+            link_changed=self._loop.report,
+            fetch_host=self._loop.fetch_host,
+            do=self._loop.do,
         )
         self._loop.attach(self._handoffs)
-        await self._server.start(self._sessions, self._events, self)
+        control = WorkerControl(self.drain, self.undrain, self._handoffs.peers)
+        await self._server.start(self._sessions, self._events, self, control)
 
     async def Handoff(
         self, request_iterator: AsyncIterator[transfer_pb2.HandoffRequest], context: Any
@@ -134,6 +173,12 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
     def _on_cancel(self, key: Key) -> None:
         self._loop.post(lambda: self._loop.cancel(key))
 
+    def _on_migrate(self, key: Key, attempt: int, migrate: session_pb2.Migrate) -> None:
+        self._loop.post(lambda: self._loop.migrate(key, attempt, migrate))
+
+    def _on_prefetch(self, prefetch: session_pb2.Prefetch) -> None:
+        self._loop.post(lambda: self._loop.prefetch(prefetch))
+
     def _publish(
         self,
         output: StepOutput,
@@ -142,8 +187,14 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
     ) -> None:
         """On the engine's thread: hand a step's news to the asyncio thread, in one call."""
         self._meter.observe(output)
+        leaves_at, leaving_in_ms = self._leaves_at, 0
+        if leaves_at is not None:
+            leaving_in_ms = max(1, int(1000 * (leaves_at - time.monotonic())))
         load = self._meter.report(
-            engine_load, draining=self._lifecycle.state is WorkerState.DRAINING
+            engine_load,
+            self._handoffs.peers(),
+            draining=self._lifecycle.is_draining,
+            leaving_in_ms=leaving_in_ms,
         )
 
         def tell() -> None:
@@ -154,13 +205,23 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._async.loop.call_soon_threadsafe(tell)
 
     def _worn_out(self) -> None:
-        """On the engine's thread, which must go on: leave from another one."""
+        """On the engine's thread, which must go on."""
+        self._leave(HandoffError("too many blocks are in quarantine; the process starts again"))
+
+    def _displaced(self, holder: bytes) -> None:
+        """On the lease's thread: another living worker has our id, and gateways know only that."""
+        error = rival.taken(holder)
+        log.critical(*event("worker_id_taken", worker=self._me.worker_id, message=error.message))
+        self._leave(error)
+
+    def _leave(self, error: BatonError) -> None:
+        """Drain and die, from a thread of its own."""
 
         def leave() -> None:
-            self.stop(WORN_OUT_GRACE_S)
-            self._died(HandoffError("too many blocks are in quarantine; the process starts again"))
+            self.stop()
+            self._died(error)
 
-        threading.Thread(target=leave, name="worn-out", daemon=True).start()
+        threading.Thread(target=leave, name="leave", daemon=True).start()
 
     # --- about itself ---
 
@@ -199,17 +260,46 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             "state": self._lifecycle.state.value,
         }
 
-    def stop(self, grace_s: float) -> None:
-        """Announce the drain, wait for running requests up to `grace_s`, leave. Idempotent."""
-        with self._stop_lock:
+    @property
+    def is_registered(self) -> bool:
+        """Its lease has been in the store: gateways can find it."""
+        return self._lease.wait_registered()
+
+    def drain(self, within_s: float = 0.0) -> int:
+        """Ask for no new work, and for what runs to be moved away; how many submissions are here.
+
+        With `within_s` all of it is wanted elsewhere by then. What comes all the same is served.
+        May be repeated. From any thread.
+        """
+        with self._state_lock:
+            self._leaves_at = time.monotonic() + within_s if within_s else None
+            if self._lifecycle.state is WorkerState.READY:
+                self._lifecycle.move(WorkerState.DRAINING)
+        self._loop.report()
+        return self._sessions.num_slots
+
+    def undrain(self) -> None:
+        """Take work again. Raises UnavailableError when the process is leaving."""
+        with self._state_lock:
+            if self._lifecycle.state not in (WorkerState.READY, WorkerState.DRAINING):
+                raise UnavailableError(f"{self._me.worker_id} is about to stop")
+            self._lifecycle.move(WorkerState.READY)
+            self._leaves_at = None
+        self._loop.report()
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Drain for up to `grace_s` (by default worker.drain_grace_s), then leave. Idempotent."""
+        if grace_s is None:
+            grace_s = self._config.settings.worker.drain_grace_s
+        with self._state_lock:
             if self._lifecycle.state is WorkerState.STOPPED:
                 return
-            self._lifecycle.move(WorkerState.DRAINING)
+            self._lifecycle.move(WorkerState.LEAVING)
         self._loop.report()
         deadline = time.monotonic() + grace_s
         while time.monotonic() < deadline and self._sessions.num_slots:
             time.sleep(DRAIN_POLL_S)
-        with self._stop_lock:
+        with self._state_lock:
             if not self._lifecycle.move(WorkerState.STOPPED):
                 return
         self._lease.stop(delete=True)
@@ -217,5 +307,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._loop.post(self._handoffs.close)
         self._loop.stop()
         self._loop.join()
+        if self._tiers is not None:
+            self._tiers.close()
         self._transport.close()
         self._async.stop()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from baton.core.settings import TransferSettings
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2

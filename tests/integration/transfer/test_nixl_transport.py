@@ -1,4 +1,5 @@
-"""NIXL between two real processes: what is written arrives, and what goes wrong is known."""
+"""NIXL and torch.distributed between two real processes: what is written arrives, and what goes
+wrong is known."""
 
 from __future__ import annotations
 
@@ -6,20 +7,37 @@ import contextlib
 import queue
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+
 from baton.core.errors import HandoffError
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Arena, BlockWrite, WriteResult
+from baton.transfer.base import Arena, BlockWrite, LinkInfo, PeerShard, WriteResult
 from baton.transfer.checksum import block_checksums
-from baton.transfer.nixl import NixlTransport, fences_node
-from fakes.nixl_process import BLOCK_BYTES, Child, child, memory_main
-from fakes.transfer import fill, make_arena
+from baton.transfer.layout import whole_slice
+from baton.transfer.nixl import fences_node
+from fakes.nixl_process import BLOCK_BYTES, Child, child, make_transport, memory_main
+from fakes.transfer import GROUP, fill, make_arena
 
 NUM_BLOCKS = 512
 # Without the kernel's cross-process copy, a receiver takes part in every write, as on a network.
-FENCED = "tcp,self"
+FENCED = {"ucx_tls": "tcp,self"}
+DIST = {"transport": "dist"}
+# What every transport between processes must do, and where a receiver takes part in every write.
+every_way = pytest.mark.parametrize("way", [{}, FENCED, DIST], ids=["shm", "tcp", "dist"])
+fenced_ways = pytest.mark.parametrize("way", [FENCED, DIST], ids=["tcp", "dist"])
+
+
+def shard_at(metadata: bytes, address: int) -> PeerShard:
+    """A child's only rank."""
+    held = whole_slice(GROUP)
+    arena = Arena(0, address, NUM_BLOCKS, BLOCK_BYTES, "DRAM", 0, None, held)
+    return PeerShard(metadata, (arena,))
+
+
+Way = dict[str, Any]
 
 
 class Source:
@@ -28,15 +46,15 @@ class Source:
     def __init__(self, target: Child, settings: TransferSettings) -> None:
         self.arena = make_arena(NUM_BLOCKS, BLOCK_BYTES)
         fill(self.arena, range(NUM_BLOCKS), seed=1)
-        self.transport = NixlTransport(f"source-{time.monotonic_ns()}", settings)
+        self.transport = make_transport(f"source-{time.monotonic_ns()}", settings)
         self.transport.register([self.arena])
-        metadata, self.address = target.answer()
-        self.connect(metadata)
+        self.links: queue.Queue[LinkInfo] = queue.Queue()
+        self.metadata, self.address = target.answer()
+        self.connect(self.metadata)
         self.results: queue.Queue[WriteResult] = queue.Queue()
 
     def connect(self, metadata: bytes) -> None:
-        remote = Arena(0, self.address, NUM_BLOCKS, BLOCK_BYTES, "DRAM", 0, None)
-        self.transport.connect("target", metadata, [remote])
+        self.transport.connect("target", [shard_at(metadata, self.address)], self.links.put)
 
     def send(self, local: list[int], remote: list[int], timeout_s: float = 20.0) -> None:
         write = BlockWrite(0, tuple(local), tuple(remote))
@@ -47,10 +65,9 @@ class Source:
 
 
 @contextlib.contextmanager
-def pair(ucx_tls: str | None = None) -> Iterator[tuple[Source, Child]]:
-    settings = TransferSettings(ucx_tls=ucx_tls)
-    with child(memory_main, NUM_BLOCKS, {"ucx_tls": ucx_tls}) as target:
-        source = Source(target, settings)
+def pair(way: Way) -> Iterator[tuple[Source, Child]]:
+    with child(memory_main, NUM_BLOCKS, way) as target:
+        source = Source(target, TransferSettings(**way))
         try:
             yield source, target
         finally:
@@ -65,9 +82,9 @@ def _ucx_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize("ucx_tls", [None, FENCED])
-def test_scattered_blocks_arrive_in_order_with_their_checksums(ucx_tls: str | None) -> None:
-    with pair(ucx_tls) as (source, target):
+@every_way
+def test_scattered_blocks_arrive_in_order_with_their_checksums(way: Way) -> None:
+    with pair(way) as (source, target):
         rng = np.random.default_rng(0)
         local = rng.permutation(NUM_BLOCKS)[:300].tolist()
         remote = rng.permutation(NUM_BLOCKS)[:300].tolist()
@@ -88,8 +105,31 @@ def test_scattered_blocks_arrive_in_order_with_their_checksums(ucx_tls: str | No
                 source.send(here, there)
 
 
-def test_killed_target_is_an_error_and_never_a_hang() -> None:
-    with pair(FENCED) as (source, target):
+@pytest.mark.parametrize(("way", "fabric"), [({}, "shared memory"), (FENCED, "tcp"), (DIST, "tcp")])
+def test_link_is_measured_without_touching_blocks(way: Way, fabric: str) -> None:
+    with pair(way) as (source, target):
+        link = source.links.get(timeout=60)
+        assert link.fabric == fabric and link.bytes_per_s > 0
+        assert target.ask("num_written") == 0
+        source.send([0], [0])
+        assert source.result().error is None
+        assert source.links.empty()
+
+
+@fenced_ways
+def test_link_to_a_frozen_peer_does_not_hang_and_is_measured_with_work_going_on(way: Way) -> None:
+    with pair(way) as (source, target):
+        source.links.get(timeout=60)
+        target.freeze()
+        source.connect(source.metadata)
+        source.send([0], [0], timeout_s=0.2)
+        assert source.result().error is not None
+        target.thaw()
+
+
+@fenced_ways
+def test_killed_target_is_an_error_and_never_a_hang(way: Way) -> None:
+    with pair(way) as (source, target):
         source.send([0], [0])
         assert source.result().error is None
         for _ in range(20):
@@ -101,8 +141,9 @@ def test_killed_target_is_an_error_and_never_a_hang() -> None:
         assert source.result().error is not None
 
 
-def test_write_to_a_frozen_target_may_land_and_says_so_until_it_has() -> None:
-    with pair(FENCED) as (source, target):
+@fenced_ways
+def test_write_to_a_frozen_target_may_land_and_says_so_until_it_has(way: Way) -> None:
+    with pair(way) as (source, target):
         source.send([0], [0])
         assert source.result().error is None
         target.freeze()
@@ -119,14 +160,14 @@ def test_write_to_a_frozen_target_may_land_and_says_so_until_it_has() -> None:
         assert late.error is not None and late.quiesced
 
 
-def test_frozen_peer_does_not_hold_up_another() -> None:
+@fenced_ways
+def test_frozen_peer_does_not_hold_up_another(way: Way) -> None:
     with (
-        pair(FENCED) as (source, target),
-        child(memory_main, NUM_BLOCKS, {"ucx_tls": FENCED}) as other,
+        pair(way) as (source, target),
+        child(memory_main, NUM_BLOCKS, way) as other,
     ):
         metadata, address = other.answer()
-        remote = Arena(0, address, NUM_BLOCKS, BLOCK_BYTES, "DRAM", 0, None)
-        source.transport.connect("other", metadata, [remote])
+        source.transport.connect("other", [shard_at(metadata, address)])
         source.send([0], [0])
         assert source.result().error is None
         target.freeze()
@@ -141,8 +182,9 @@ def test_frozen_peer_does_not_hold_up_another() -> None:
         assert source.result().error is None
 
 
-def test_recreated_agent_takes_no_write_of_before() -> None:
-    with pair(FENCED) as (source, target):
+@fenced_ways
+def test_recreated_agent_takes_no_write_of_before(way: Way) -> None:
+    with pair(way) as (source, target):
         source.send([0, 1], [0, 1])
         assert source.result().error is None
         metadata, _ = target.ask("recreate")
@@ -155,8 +197,9 @@ def test_recreated_agent_takes_no_write_of_before() -> None:
         assert np.array_equal(target.ask("blocks", [6, 7]), source.arena.view[[4, 5]])
 
 
-def test_recreated_source_writes_again() -> None:
-    with pair() as (source, target):
+@every_way
+def test_recreated_source_writes_again(way: Way) -> None:
+    with pair(way) as (source, target):
         source.send([0], [0])
         assert source.result().error is None
         before = source.transport.agent_name
@@ -171,8 +214,9 @@ def test_recreated_source_writes_again() -> None:
         assert target.ask("num_written") == 1
 
 
-def test_disconnected_peer_fails_what_is_queued() -> None:
-    with pair() as (source, _):
+@every_way
+def test_disconnected_peer_fails_what_is_queued(way: Way) -> None:
+    with pair(way) as (source, _):
         for _ in range(3):
             source.send(list(range(NUM_BLOCKS)), list(range(NUM_BLOCKS)))
         source.transport.disconnect("target")

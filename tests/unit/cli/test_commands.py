@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from baton.cli import flags
+from typer.testing import CliRunner
+
+from baton.cli import flags, gateway
 from baton.cli.main import app
 from baton.core import settings_loader
-from typer.testing import CliRunner
 
 
 def config(*typed: str, env: dict[str, str] | None = None) -> dict[str, Any]:
@@ -88,8 +90,44 @@ def test_a_wrong_value_says_what_is_allowed() -> None:
     assert "'torch' or 'mock'" in message
 
 
+@pytest.mark.parametrize("command", ["config", "serve", "gateway", "worker"])
+def test_a_wrong_store_is_refused_by_every_command_alike(command: str) -> None:
+    message = refused(command, "--store", "redis://:secret@h:port/0")
+    assert message.startswith("baton: store.url = 'redis://:***@h:port/0' (flag): the port must")
+    assert "secret" not in message
+
+
+def test_config_refuses_a_length_that_no_worker_would_take() -> None:
+    message = refused("config", "--max-model-len", "9000")
+    assert message == "baton: --max-model-len 9000 is beyond the model's context length of 8192\n"
+    assert config("--max-model-len", "8192")["model"]["max_model_len"] == 8192
+    # Of a model that is not here nothing is known yet.
+    assert config("--max-model-len", "9000", "--model", "org/name")["model"]["source"] == "org/name"
+
+
 def test_a_worker_needs_a_store() -> None:
     assert "--store is missing" in refused("worker")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://user:sec%24ret@h:1/0", "rediss://:sec%24ret@h:1/0", "redis://h?password=sec%24ret"],
+)
+def test_the_line_to_paste_takes_the_password_from_the_shell(url: str) -> None:
+    line, hint = gateway.worker_command(url).split("\n")
+    assert "ret" not in line and "STORE_PASSWORD" in hint
+    # What a shell makes of it.
+    done = subprocess.run(
+        ["sh", "-c", line.replace("baton worker --role any", "printenv BATON_STORE__URL")],
+        env={"STORE_PASSWORD": "sec%24ret", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{url}\n"
+
+
+def test_the_line_to_paste_names_a_store_without_a_password() -> None:
+    assert gateway.worker_command("grpc://h:1") == "baton worker --role any --store grpc://h:1"
 
 
 def test_version_is_json_when_asked() -> None:

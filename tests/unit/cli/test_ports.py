@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import pytest
+
 from baton.cli.ports import bind_ports
 from baton.core.errors import ConfigError
 from baton.core.settings import Settings

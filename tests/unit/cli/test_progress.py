@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 
-from baton.cli.progress import Stages
 from rich.console import Console
+
+from baton.cli.progress import Stages
 
 
 def test_plain_output_has_a_line_per_finished_stage() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.cli.sizes import parse_size
 from baton.core.errors import ConfigError
 

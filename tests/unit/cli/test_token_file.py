@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from baton.cli.token_file import deployment_token
 from baton.core.settings import Settings
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from baton.cli.main import app
-from baton.cli.workers import load_cells, own_url
-from baton.core.settings import GatewaySettings
 from typer.testing import CliRunner
+
+from baton.cli.main import app
+from baton.cli.workers import load_cells, own_url, print_table
+from baton.core.settings import GatewaySettings
 
 WORKER: dict[str, Any] = {
     "id": "decode-0",
@@ -27,7 +30,19 @@ WORKER: dict[str, Any] = {
     "digest": "abcdef0123456789",
     "transport": "nixl",
     "load": {"num_blocks": 100, "num_running": 3, "num_waiting": 2, "free_blocks": 60},
+    "links": [
+        {"peer": "prefill-0", "fabric": "tcp", "bytes_per_s": 1e9, "is_up": True},
+        {"peer": "prefill-1", "fabric": "shared memory", "bytes_per_s": 0, "is_up": True},
+        {"peer": "prefill-2", "fabric": "shared memory", "bytes_per_s": 1e9, "is_up": True},
+        {"peer": "prefill-3", "fabric": "rdma", "bytes_per_s": 1e9, "is_up": False},
+        {"peer": "prefill-4", "fabric": "", "bytes_per_s": 0, "is_up": True},
+    ],
 }
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -54,9 +69,18 @@ def url() -> Iterator[str]:
 def test_the_table_has_a_line_per_worker_and_the_reason(url: str) -> None:
     result = CliRunner().invoke(app, ["workers", "--url", url])
     assert result.exit_code == 0, result.output
-    for cell in ("decode-0", "4711", "node-a", "3+2", "40/100", "abcdef01", "nixl"):
+    for cell in ("decode-0", "4711", "node-a", "3+2", "40/100", "abcdef01", "nixl/shm/tcp"):
         assert cell in result.output
     assert "decode-0: no prefill worker has its KV digest" in result.output
+
+
+def test_a_narrow_terminal_shows_what_carries_the_kv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table([WORKER | {"links": WORKER["links"][2:3], "pid": 4194304}])
+    lines = sys.stdout.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[1].endswith("nixl/shm") and "NODE" not in lines[0]
+    assert len(lines[1]) <= 80
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from baton.cluster.placement import place
 from baton.cluster.protocol import ClusterGroups
 from baton.core.errors import ConfigError

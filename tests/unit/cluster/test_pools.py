@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from baton.cluster.pools import SeenWorker, Start, Stop, WorkerStatus, reconcile, targets
-from baton.core.settings import PoolSettings
 from hypothesis import given
 from hypothesis import strategies as st
+
+from baton.cluster.pools import SeenWorker, Start, Stop, WorkerStatus, reconcile, targets
+from baton.core.settings import PoolSettings
 
 READY, STARTING = WorkerStatus.READY, WorkerStatus.STARTING
 FAILED, STOPPING = WorkerStatus.FAILED, WorkerStatus.STOPPING
@@ -52,6 +53,15 @@ def test_a_shrinking_pool_gives_up_failed_then_starting_then_newest() -> None:
         [Stop("any-3"), Stop("any-2")],
         [Stop("any-3"), Stop("any-2"), Stop("any-1")],
     ]
+
+
+def test_a_worker_that_drains_keeps_its_place_and_is_given_up_before_others() -> None:
+    seen = [
+        SeenWorker("any-0", "any", WorkerStatus.DRAINING),
+        SeenWorker("any-1", "any", READY),
+    ]
+    assert reconcile({"any": 2}, seen, 0.0) == []
+    assert reconcile({"any": 1}, seen, 0.0) == [Stop("any-0")]
 
 
 def test_a_role_without_a_target_is_emptied() -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 
 import pytest
+
 from baton.cluster.ray_env import environment, make_temp_dir
 from baton.cluster.ray_head import PROBES, HeadProbe, check_cluster
 from baton.core.errors import ConfigError

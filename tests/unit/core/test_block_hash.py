@@ -7,8 +7,9 @@ import struct
 
 import hypothesis.strategies as st
 import numpy as np
-from baton.core.block_hash import HASH_BYTES, extend_hashes, root_hash
 from hypothesis import given
+
+from baton.core.block_hash import HASH_BYTES, extend_hashes, root_hash
 
 tokens = st.lists(st.integers(0, 2**32 - 1), max_size=60)
 sizes = st.integers(1, 17)

@@ -12,10 +12,11 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from baton.core import model_folder
-from baton.core.errors import ModelLoadError
 from huggingface_hub import errors
 from safetensors.numpy import save_file
+
+from baton.core import model_folder
+from baton.core.errors import ModelLoadError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import pytest
+from hypothesis import given
+
 from baton.core.queue_policy.base import QueuePolicy
 from baton.core.queue_policy.fcfs import Fcfs
-from hypothesis import given
 
 
 def test_fcfs_serves_in_order_of_arrival() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.core.redact import redact_url
 
 
@@ -17,6 +18,8 @@ from baton.core.redact import redact_url
         ("embedded", "embedded"),
         ("redis://[broken", "redis://[broken"),
         ("redis://u:p@w@h:1/0", "redis://u:***@h:1/0"),
+        ("redis://u:p/w#@h:1/0", "redis://u:***@h:1/0"),
+        ("redis://:pw@[broken", "redis://:***@[broken"),
     ],
 )
 def test_passwords_are_not_shown(url: str, shown: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+
 from baton.core.errors import InvalidRequestError
 from baton.core.request import FinishReason, Request, SamplingParams
 

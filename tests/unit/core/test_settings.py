@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from baton.core.errors import ConfigError
 from baton.core.settings import Settings
 from baton.core.settings_loader import effective_yaml, load, nearest_setting, setting_fields

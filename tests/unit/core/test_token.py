@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from baton.core.errors import ConfigError
 from baton.core.token import MAX_FILE_BYTES, new_token, read_or_create_token, read_token
 

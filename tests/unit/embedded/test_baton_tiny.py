@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from baton.core import model_folder
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from baton.core import model_folder
 
 FOLDER = model_folder.resolve("baton-tiny")
 PARTS = {

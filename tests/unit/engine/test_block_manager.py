@@ -6,10 +6,11 @@ from collections import Counter
 
 import hypothesis.strategies as st
 import pytest
-from baton.core.kv import GroupSpec
-from baton.engine.block_manager import BlockManager, BlockPool
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from baton.core.kv import GroupSpec
+from baton.engine.block_manager import BlockManager, BlockPool
 
 
 def spec(block_size: int = 4) -> GroupSpec:

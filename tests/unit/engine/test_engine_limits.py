@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from baton.core.errors import ContextLengthError, InvalidRequestError
 from baton.core.request import FinishReason, Request
 from fakes.engines import VOCAB, Driver, prompt, request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from baton.core.errors import DeadlineExceededError, UnsupportedError
 from baton.core.request import FinishReason
 from baton.engine.outputs import BlocksReady, Key, OfferDue

@@ -1,19 +1,22 @@
 """Any order of requests, aborts, steps and handoffs, plain, source and target on one engine.
 
-After every operation all blocks are accounted for, and the mock runner has found in them what it
-must; at the end all are free. Tokens of what was not aborted are those of an engine of its own.
+Much of it also happens in the midst of steps, when parts of a source's blocks are announced, which
+must be in memory by then. After every operation all blocks are accounted for, and the mock runner
+has found in them what it must; at the end all are free. Tokens of what was not aborted are those of
+an engine of its own.
 """
 
 from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
-from baton.core.errors import OverloadedError
-from baton.engine.mock import kv_of
-from baton.engine.outputs import Key, Reserved
-from fakes.engines import Driver, alone, prompt, request
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from baton.core.errors import OverloadedError
+from baton.engine.mock import NUM_LAYERS, kv_of
+from baton.engine.outputs import BlocksReady, Key, Reserved, StepOutput
+from fakes.engines import Driver, alone, by_layer, layers_of, prompt, request
 
 BLOCK = 4
 NUM_BLOCKS = 14
@@ -40,13 +43,27 @@ EXPECTED += alone(REQUESTS[TOO_LARGE:])
 
 indices = st.integers(0, len(REQUESTS) - 1)
 picks = st.integers(0, 1_000_000)
+# Rules that may run in the midst of a step, and what each needs some of.
+MEANWHILE = {
+    "abort": "plain",
+    "abort_source": "sources",
+    "grant": "ungranted",
+    "reserve": "index",
+    "release": "sources",
+    "adopt": "reserved",
+    "lift_quarantine": "quarantined",
+}
 
 
 class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.driver = Driver(
-            block_size=BLOCK, kv_blocks=NUM_BLOCKS, max_batch_tokens=9, max_sequences=6
+            layer_groups=3,
+            block_size=BLOCK,
+            kv_blocks=NUM_BLOCKS,
+            max_batch_tokens=9,
+            max_sequences=6,
         )
         self.num_keys = 0
         self.index: dict[Key, int] = {}
@@ -83,20 +100,48 @@ class EngineMachine(RuleBasedStateMachine):
         self.sources[key] = []
 
     @precondition(lambda self: self.driver.engine.has_work)
-    @rule(times=st.integers(1, 4))
-    def step(self, times: int) -> None:
+    @rule(
+        times=st.integers(1, 4),
+        meanwhile=st.lists(st.tuples(st.sampled_from(sorted(MEANWHILE)), picks), max_size=4),
+    )
+    def step(self, times: int, meanwhile: list[tuple[str, int]]) -> None:
+        def tell(output: StepOutput) -> None:
+            for ready in output.ready:
+                if ready.key in self.sources:
+                    self.check_part(ready)
+            for name, pick in [meanwhile.pop() for _ in meanwhile[:2]]:
+                if getattr(self, MEANWHILE[name]):
+                    getattr(self, name)(pick % len(REQUESTS) if name == "reserve" else pick)
+
+        if meanwhile:
+            # Only sources make a step speak.
+            self.add_source(meanwhile[0][1] % len(REQUESTS))
         for _ in range(times):
-            out = self.driver.step()
+            out = self.driver.step(tell)
             for due in out.offers:
                 index = self.index[due.key]
                 assert due == self.driver.offer_for(due.key, REQUESTS[index])
                 self.ungranted.add(due.key)
             for ready in out.ready:
+                if ready.key not in self.sources:
+                    # Released in the midst of the step.
+                    continue
                 announced = self.sources[ready.key]
                 assert ready.first_index == (len(announced),)
-                announced += ready.block_ids[0]
+                self.check_part(ready)
+                if ready.part == ready.num_parts - 1:
+                    announced += ready.block_ids[0]
                 if ready.done:
                     assert len(announced) * BLOCK >= len(REQUESTS[self.index[ready.key]].prompt)
+
+    def check_part(self, ready: BlocksReady) -> None:
+        """What was announced is in memory."""
+        begin, end = (NUM_LAYERS * p // ready.num_parts for p in (ready.part, ready.part + 1))
+        sums = kv_of(REQUESTS[self.index[ready.key]].prompt)
+        for index, block in enumerate(ready.block_ids[0], ready.first_index[0]):
+            wanted = by_layer(sums[index * BLOCK :][:BLOCK])
+            found = layers_of(self.arena[block])[:, : wanted.shape[1]]
+            assert np.array_equal(found[begin:end], wanted[begin:end])
 
     @precondition(lambda self: self.plain)
     @rule(pick=picks)
@@ -196,8 +241,9 @@ class EngineMachine(RuleBasedStateMachine):
         for key, blocks in self.sources.items():
             sums = kv_of(REQUESTS[self.index[key]].prompt)
             for index, block in enumerate(blocks):
-                raw = sums[index * BLOCK :][:BLOCK].tobytes()
-                assert self.arena[block, : len(raw)].tobytes() == raw
+                wanted = by_layer(sums[index * BLOCK :][:BLOCK])
+                found = layers_of(self.arena[block])
+                assert np.array_equal(found[:, : wanted.shape[1]], wanted)
 
     def teardown(self) -> None:
         for key in list(self.sources):

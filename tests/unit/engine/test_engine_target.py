@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from baton.core.errors import ContextLengthError, HandoffError, InvalidRequestError
 from baton.engine.outputs import Key
 from fakes.engines import Driver, alone, prompt, request

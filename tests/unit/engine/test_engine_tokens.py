@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fakes.engines import Driver, Pair, alone, mixed_requests, prompt, request
 
 REQUESTS = mixed_requests()

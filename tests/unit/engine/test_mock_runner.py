@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.core.settings import EngineSettings
 from baton.engine.mock import MockRunner
 from fakes.engines import Driver, prompt, request

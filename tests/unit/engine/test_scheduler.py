@@ -6,6 +6,7 @@ import dataclasses
 
 from baton.core.errors import DeadlineExceededError, OverloadedError
 from baton.engine.batch import Batch, SampledToken
+from baton.engine.runner import LayerPieces
 from fakes.engines import Driver, alone, prompt, request
 
 
@@ -14,9 +15,9 @@ def batches(driver: Driver) -> list[Batch]:
     seen: list[Batch] = []
     run = driver.runner.run
 
-    def recorded(batch: Batch) -> list[SampledToken]:
+    def recorded(batch: Batch, pieces: LayerPieces | None = None) -> list[SampledToken]:
         seen.append(batch)
-        return run(batch)
+        return run(batch, pieces)
 
     driver.runner.run = recorded  # type: ignore[method-assign]
     return seen

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from baton.core.request import FinishReason, Request, SamplingParams
 from baton.core.settings import EngineSettings
 from baton.engine.engine import Engine

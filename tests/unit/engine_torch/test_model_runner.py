@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from baton.core.errors import ConfigError, ModelLoadError
 from baton.core.request import SamplingParams
 from baton.core.settings import EngineSettings, ModelSettings
 from baton.engine.batch import Batch, BlockCopy
 from baton.engine.model_runner import ModelRunner, pick_dtype
+from baton.engine.runner import LayerPieces
 from fakes.tiny_models import (
     BLOCK_SIZE,
     VOCAB_SIZE,
@@ -151,20 +153,19 @@ def test_entries_without_samples_return_nothing(runner: ModelRunner) -> None:
 
 
 def test_pieces_of_layers_are_announced_when_their_kv_is_final(folder: Path) -> None:
+    runner = make_runner(folder)
     announced: list[tuple[int, list[bool]]] = []
 
-    def on_layers_done(piece: int) -> None:
+    def done(piece: int) -> None:
         layers = runner.ranks[0].arenas[0].layers
         announced.append((piece, [bool(layer[0].any()) for layer in layers]))
 
-    runner = ModelRunner(
-        ModelSettings(source=str(folder), device="cpu"),
-        EngineSettings(kv_blocks=4, num_threads=1),
-        num_layer_pieces=2,
-        on_layers_done=on_layers_done,
-    )
-    runner.run(Batch([Feed(random_prompt(3), [0]).entry(3)]))
-    assert announced == [(0, [True, False, False]), (1, [True, True, True])]
+    batch = Batch([Feed(random_prompt(3), [0]).entry(3)])
+    runner.run(batch, LayerPieces(3, done))
+    assert announced == [(0, [True, False, False]), (1, [True, True, False])]
+    announced.clear()
+    runner.run(batch, LayerPieces(1, done))
+    assert announced == [], "the end of the last piece is that of the run"
 
 
 def test_arenas_are_the_memory_that_attention_reads(folder: Path, runner: ModelRunner) -> None:

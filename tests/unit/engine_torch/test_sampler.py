@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from baton.core.request import SamplingParams, TokenLogprobs
 from baton.engine.batch import SampledToken, SampleSpec
 from baton.engine.sampler import Sampler, uniform

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+
 from baton.core.errors import WorkerLostError
 from baton.gateway.app import create_app, create_lifespan_app
 from baton.gateway.context import Context

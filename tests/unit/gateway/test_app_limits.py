@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from baton.core.errors import ConfigError
 from baton.core.settings import GatewaySettings
 from baton.gateway.http_server import bind

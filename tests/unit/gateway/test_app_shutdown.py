@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+
 from baton.core.errors import UnavailableError
 from baton.core.request import FinishReason
 from baton.gateway.app import create_app

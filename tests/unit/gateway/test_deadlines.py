@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-from baton.core.clock import ManualClock, monotonic
+from baton.core.clock import monotonic
 from baton.gateway.deadlines import Deadlines
+from fakes.clock import ManualClock
 
 
 async def test_items_expire_in_order_and_never_early() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from baton.core.errors import (
     CancelledRequestError,
     ContextLengthError,
@@ -128,6 +129,7 @@ async def test_deadline_ends_a_request_that_waits() -> None:
     async with TokenPlane(FakeWorker("a", max_running=1)) as plane:
         plane.workers[0].mute = True
         plane.submit()
+        await plane.until(lambda: not plane.pool.columns.queue_room.any())
         sink, _ = plane.submit(deadline_s=0.05)
         assert isinstance(await sink.end(), DeadlineExceededError)
         assert len(plane.workers[0].submits) == 1

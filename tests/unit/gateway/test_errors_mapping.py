@@ -6,9 +6,10 @@ import json
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+
 from baton.core import errors as tree
 from baton.gateway import errors
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 
 
 def all_errors() -> list[type[tree.BatonError]]:

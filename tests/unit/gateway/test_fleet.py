@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.gateway import fleet as fleet_module
 from baton.v1 import common_pb2
 from fakes.token_plane import TokenPlane

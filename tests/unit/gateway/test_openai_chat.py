@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from baton.core.errors import OverloadedError, UnavailableError, WorkerLostError
 from baton.core.request import FinishReason, Request
 from fakes.gateway import asgi_client, events, make_context, text_tokens

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import openai
 import pytest
+
 from baton.core.errors import OverloadedError, WorkerLostError
 from fakes.gateway import http_server, make_context, text_tokens
 from fakes.generator import FakeGenerator

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from baton.core.errors import (
     BatonError,
     CancelledRequestError,
@@ -16,9 +20,6 @@ from baton.core.errors import (
 from baton.core.request import FinishReason, Request, SamplingParams
 from baton.gateway.ownership import Ownership, Side, Verdict
 from fakes.sink import RecordingSink
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 STOP = int(FinishReason.STOP)
 DEADLINE = 100.0
@@ -175,7 +176,7 @@ def test_source_may_fail_once_all_it_had_to_give_has_arrived(
     if first_token:
         ownership.row(1, 0, 0, 10, 0, None)
     if adopted:
-        ownership.handed_off(1)
+        ownership.handed_off(1, Side.TARGET)
         # A token of the target does not make up for the source's.
         ownership.row(1, 0, 1, 11, 0, None)
     needless = adopted and first_token
@@ -304,7 +305,7 @@ class OwnershipMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.attempts)
     @rule()
     def adopt(self) -> None:
-        self.ownership.handed_off(self.attempts[-1].number)
+        self.ownership.handed_off(self.attempts[-1].number, Side.TARGET)
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), retryable=st.sampled_from([True, True, True, False]))

@@ -9,6 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from baton.core.errors import ConfigError, OverloadedError, UnavailableError, WorkerLostError
 from baton.core.request import FinishReason
 from baton.core.settings import GatewaySettings
@@ -17,9 +21,6 @@ from baton.gateway.rpc import SERVICE, RpcServer
 from baton.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from fakes.gateway import make_context, text_tokens
 from fakes.generator import FakeGenerator
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 TEXT = "hello world, the race goes on 🎉"
 TOKENS = text_tokens(TEXT)
@@ -114,7 +115,14 @@ async def test_parameters_reach_the_request() -> None:
         top_logprobs=2,
     )
     messages = await generate(
-        fake, text="hello", params=params, n=2, seed=2**64 - 1, request_id="mine"
+        fake,
+        text="hello",
+        params=params,
+        n=2,
+        seed=2**64 - 1,
+        request_id="mine",
+        cache_ttl_ms=2500,
+        cache_salt="tenant",
     )
     (request,) = fake.requests
     sampling = request.sampling
@@ -125,6 +133,7 @@ async def test_parameters_reach_the_request() -> None:
     assert request.seed == 2**64 - 1 and request.num_choices == 2
     assert {m.request_id for m in messages} == {"mine"}
     assert request.request_id != "mine"
+    assert (request.cache_ttl_s, request.tenant_salt) == (2.5, "tenant")
     deltas = [m.delta for m in messages if m.HasField("delta")]
     assert sum(len(d.logprobs) for d in deltas) == sum(len(d.token_ids) for d in deltas) == 18
     assert deltas[0].logprobs[0].top_token_ids[0] == TOKENS[0]
@@ -163,6 +172,8 @@ async def test_tokens_of_one_turn_share_a_message() -> None:
         ({"text": "x", "params": GenerateParams(top_logprobs=21)}, "top_logprobs"),
         ({"text": "x", "params": GenerateParams(max_tokens=0)}, "max_tokens"),
         ({"text": "x", "request_id": "a b"}, "request_id"),
+        ({"text": "x", "cache_ttl_ms": 2**32 - 1}, "cache_ttl"),
+        ({"text": "x", "cache_salt": "s" * 257}, "cache_salt"),
     ],
 )
 async def test_bad_requests_name_the_parameter(fields: dict[str, Any], param: str) -> None:
@@ -264,6 +275,55 @@ async def test_message_larger_than_the_limit_is_refused() -> None:
             request = GenerateRequest(model="tiny", text="x" * 100_000)
             await stub(channel).Generate(request).read()
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error_info(caught.value).reason == "payload_too_large"
+    assert "the limit is 65536" in (caught.value.details() or "")
+
+
+async def test_a_message_far_above_the_limit_is_not_taken_in() -> None:
+    settings = GatewaySettings(max_body_bytes=64 * 1024)
+    async with served(make_context(generator(), settings)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            request = GenerateRequest(model="tiny", text="x" * 1_000_000)
+            await stub(channel).Generate(request).read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await stub(channel).ListModels(inference_pb2.ListModelsRequest())
+
+
+async def test_a_full_queue_says_when_to_try_again() -> None:
+    fake = generator()
+    fake.refusal = OverloadedError("full", retry_after_s=2.5)
+    error, info = await refused(fake, text="x")
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and info.reason == "overloaded"
+    metadata: Any = error.trailing_metadata()
+    status = status_pb2.Status.FromString(dict(metadata)["grpc-status-details-bin"])
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[1].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 2500
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        f"/{SERVICE}/Generate",
+        f"/{SERVICE}/ListModels",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_bytes_that_are_no_message_are_refused(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(make_context(generator())) as channel:
+        # A stream of both kinds is every kind on the wire.
+        call: Any = channel.stream_stream(method)(iter([b"\xff\xff\xff\xff garbage"]))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert await stub(channel).ListModels(inference_pb2.ListModelsRequest())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert method in (caught.value.details() or "")
+    assert error_info(caught.value).reason == "invalid_request"
+    assert not caplog.records
 
 
 async def test_models_are_listed_with_their_readiness() -> None:

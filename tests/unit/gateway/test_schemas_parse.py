@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baton.core.errors import BatonError, InvalidRequestError, UnsupportedError
 from baton.gateway import parse
 from baton.gateway.schemas import ChatBody, CompletionBody
-from hypothesis import given
-from hypothesis import strategies as st
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "tiny", "prompt": "hi"}
@@ -269,7 +270,7 @@ def test_parts_of_text_are_joined_and_developer_is_system() -> None:
             {"role": "assistant", "content": "x", "refusal": None, "annotations": []},
         ]
     )
-    assert parse.messages(body) == [
+    assert parse.messages(body.messages) == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "a\nb", "name": "ann"},
         {"role": "assistant", "content": "x"},
@@ -303,14 +304,14 @@ def test_parts_of_text_are_joined_and_developer_is_system() -> None:
     ],
 )
 def test_messages_that_are_refused(message: dict[str, Any], param: str, unsupported: bool) -> None:
-    error = refused(parse.messages, chat(messages=[message]))
+    error = refused(parse.messages, chat(messages=[message]).messages)
     assert error.param == param
     assert isinstance(error, UnsupportedError) == unsupported
 
 
 def test_unknown_role_and_no_messages_are_refused() -> None:
     assert refused(chat, messages=[{"role": "robot", "content": "x"}]).param == "messages[0].role"
-    assert refused(parse.messages, chat(messages=[])).param == "messages"
+    assert refused(parse.messages, chat(messages=[]).messages).param == "messages"
 
 
 @pytest.mark.parametrize("key", ["x", "-1", "1.5", "", "²", "9" * 11])
@@ -334,7 +335,7 @@ def test_any_json_is_parsed_or_refused(fields: dict[str, Any]) -> None:
             parse.stops(body.stop)
             parse.logit_bias(body.logit_bias)
             if isinstance(body, ChatBody):
-                parse.messages(body)
+                parse.messages(body.messages)
             else:
                 parse.prompts(body.prompt)
         except InvalidRequestError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from baton.core.errors import ContextLengthError, InvalidRequestError
 from baton.gateway.prepare import ServedModel, Wanted, build_requests, check_prompt, sampling_params
 from baton.gateway.tokenizer import Tokenizer

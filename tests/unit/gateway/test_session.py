@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from baton.core.clock import monotonic
 from baton.core.errors import BatonError, HandoffError
 from baton.core.request import TokenLogprobs
@@ -94,9 +95,9 @@ class Bench:
     def submit(self, session: WorkerSession, **request: Any) -> tuple[int, Listener]:
         listener = Listener()
         slot = session.open_slot(listener)
-        session.submit(
-            submit_from_request(make_request(**request), slot=slot, attempt=1, now=monotonic())
-        )
+        submit = submit_from_request(make_request(**request), attempt=1, now=monotonic())
+        submit.slot = slot
+        session.submit(submit)
         return slot, listener
 
 

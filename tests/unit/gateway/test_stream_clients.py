@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from baton.core.errors import UnavailableError
 from baton.core.request import FinishReason
 from baton.gateway import stream as stream_module

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baton.core.request import FinishReason
 from baton.gateway.output import ChoiceOutput
 from baton.gateway.stop import StopMatcher
 from baton.gateway.tokenizer import Tokenizer
 from fakes.gateway import text_tokens
 from fakes.small_tokenizer import byte_level
-from hypothesis import given
-from hypothesis import strategies as st
 
 FEW = st.text(alphabet="ab", max_size=5)
 STOPS = st.lists(FEW.filter(bool), min_size=1, max_size=4)

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
 from baton.core.errors import InvalidRequestError, ModelLoadError
 from baton.gateway import chat_template
 from baton.gateway.chat_template import ChatTemplate
 from baton.gateway.tokenizer import Tokenizer
 from fakes.small_tokenizer import CHAT_TEMPLATE, byte_level, write_folder
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
 
 RAW = byte_level()
 # The constructs that well-known models' templates use.

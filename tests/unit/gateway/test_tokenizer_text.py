@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baton.core.errors import ContextLengthError, InvalidRequestError, ModelLoadError
 from baton.gateway.tokenizer import INLINE_CHARS, Detokenizer, Tokenizer
 from fakes.gateway import text_tokens
 from fakes.small_tokenizer import byte_level, sentence_piece, write_folder
-from hypothesis import given
-from hypothesis import strategies as st
 
 BYTE_LEVEL = byte_level()
 SENTENCE_PIECE = sentence_piece()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from baton_kernels import dispatch
 from baton_kernels.ops import kv_copy, paged_attention, rms_norm, rope, silu_mul
 from baton_kernels.reference import kv_copy as kv_copy_reference

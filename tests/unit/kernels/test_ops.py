@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import triton
 import triton.language as tl
-from baton_kernels.ops import kv_copy, paged_attention, rms_norm, rope, silu_mul
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from baton_kernels.ops import kv_copy, paged_attention, rms_norm, rope, silu_mul
 
 CHECKS = Path(__file__).with_name("op_checks.py")
 

@@ -6,6 +6,7 @@ import mmap
 
 import pytest
 import torch
+
 from baton.core.errors import ConfigError
 from baton.core.kv import GroupSpec
 from baton.models.kv_cache import KvArena, available_memory

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+
 from baton.core import model_folder
 from baton.engine.batch import Batch
 from fakes.tiny_models import (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from baton.core.errors import ModelLoadError
 from baton.models.config import ConfigFile, DecoderConfig
 from baton.models.registry import MODELS, find_model

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from baton.core.errors import ModelLoadError
 from baton.models.config import ConfigFile
 from baton.models.registry import find_model
@@ -23,7 +25,6 @@ from fakes.tiny_models import (
     run_for_logprobs,
     save_model,
 )
-from safetensors.torch import load_file, save_file
 
 SHARD = "model-00002-of-"
 

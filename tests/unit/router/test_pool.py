@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from baton.router.pool import Booking, Pool
-from baton.v1 import common_pb2, session_pb2
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from baton.router.pool import Booking, Pool
+from baton.v1 import common_pb2, session_pb2
 
 
 def lease(worker_id: str, role: int = common_pb2.WORKER_ROLE_ANY, **fields: Any) -> Any:

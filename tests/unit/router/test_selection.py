@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import pytest
+
 from baton.core.errors import ConfigError
 from baton.router.policy.base import Policy, RequestView
 from baton.router.policy.least_loaded import LeastLoaded

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from baton.core.clock import ManualClock
+
 from baton.core.errors import UnauthenticatedError
 from baton.store.base import WatchEvent
 from baton.telemetry import rpc
 from baton.v1 import store_pb2, store_pb2_grpc
+from fakes.clock import ManualClock
 from suites.embedded_backend import TOKEN, EmbeddedBackend
 from suites.store import StoreSuite
 from suites.store_tools import PATIENCE_S, logged, watching

@@ -8,10 +8,11 @@ import threading
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from baton.core.clock import ManualClock
+
 from baton.core.errors import ConfigError
 from baton.store.base import WatchEvent
-from baton.store.lease import LeaseKeeper
+from baton.store.lease import Holder, LeaseKeeper
+from fakes.clock import ManualClock
 from suites.embedded_backend import TOKEN, EmbeddedBackend
 from suites.store_tools import PATIENCE_S, logged, watching
 
@@ -26,13 +27,28 @@ async def backend() -> AsyncIterator[EmbeddedBackend]:
     await backend.close()
 
 
+class Others:
+    """What a look at other holders finds, and whom the keeper has lost its key to."""
+
+    def __init__(self, found: Holder = Holder.LIVES) -> None:
+        self.found = found
+        self.seen: list[bytes] = []
+        self.lost: list[bytes] = []
+
+    async def look(self, holder: bytes) -> Holder:
+        self.seen.append(holder)
+        return self.found
+
+
 def _keeper(
-    backend: EmbeddedBackend,
+    url: str,
     value: Callable[[], bytes] = lambda: b"lease",
     ttl_s: float = 600,
     renew_s: float = 0.02,
+    others: Others | None = None,
 ) -> LeaseKeeper:
-    return LeaseKeeper(backend.url, TOKEN, "p", KEY, value, ttl_s, renew_s)
+    others = others or Others()
+    return LeaseKeeper(url, TOKEN, "p", KEY, value, others.look, others.lost.append, ttl_s, renew_s)
 
 
 async def _registered(keeper: LeaseKeeper) -> None:
@@ -41,10 +57,10 @@ async def _registered(keeper: LeaseKeeper) -> None:
 
 async def test_a_lease_is_there_until_it_is_stopped(backend: EmbeddedBackend) -> None:
     store = backend.open()
-    keeper = _keeper(backend)
+    keeper = _keeper(backend.url)
     async with watching(store, "workers/") as watch:
         await watch.until("synced")
-        keeper.start()
+        await asyncio.to_thread(keeper.start)
         assert await watch.next() == WatchEvent("put", KEY, b"lease")
         await asyncio.to_thread(keeper.stop)
         assert await watch.next() == WatchEvent("deleted", KEY)
@@ -53,8 +69,8 @@ async def test_a_lease_is_there_until_it_is_stopped(backend: EmbeddedBackend) ->
 
 
 async def test_a_lease_may_be_left_to_its_ttl(backend: EmbeddedBackend) -> None:
-    keeper = _keeper(backend)
-    keeper.start()
+    keeper = _keeper(backend.url)
+    await asyncio.to_thread(keeper.start)
     await _registered(keeper)
     await asyncio.to_thread(keeper.stop, delete=False)
     assert await backend.open().get(KEY) == b"lease"
@@ -71,8 +87,8 @@ async def test_a_lease_is_renewed_before_it_runs_out() -> None:
         num_values += 1
         return b"lease"
 
-    keeper = _keeper(backend, value, ttl_s=10)
-    keeper.start()
+    keeper = _keeper(backend.url, value, ttl_s=10)
+    await asyncio.to_thread(keeper.start)
     for _ in range(3):
         # Two more values: a write that began after the clock moved has been taken.
         seen = num_values
@@ -86,10 +102,10 @@ async def test_a_lease_is_renewed_before_it_runs_out() -> None:
 
 async def test_an_update_is_written_at_once(backend: EmbeddedBackend) -> None:
     value = b"1"
-    keeper = _keeper(backend, lambda: value, renew_s=500)
+    keeper = _keeper(backend.url, lambda: value, renew_s=500)
     async with watching(backend.open(), KEY) as watch:
         await watch.until("synced")
-        keeper.start()
+        await asyncio.to_thread(keeper.start)
         assert (await watch.next()).value == b"1"
         value = b"2"
         keeper.update()
@@ -101,8 +117,8 @@ async def test_a_lease_returns_to_a_store_that_lost_it(
     backend: EmbeddedBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "baton.store.lease")
-    keeper = _keeper(backend)
-    keeper.start()
+    keeper = _keeper(backend.url)
+    await asyncio.to_thread(keeper.start)
     await _registered(keeper)
     await backend.stop()
     while "store_down" not in logged(caplog):  # noqa: ASYNC110
@@ -116,8 +132,8 @@ async def test_a_lease_returns_to_a_store_that_lost_it(
 
 async def test_a_keeper_may_start_before_the_store(backend: EmbeddedBackend) -> None:
     await backend.stop()
-    keeper = _keeper(backend)
-    keeper.start()
+    keeper = _keeper(backend.url)
+    await asyncio.to_thread(keeper.start)
     assert not await asyncio.to_thread(keeper.wait_registered, 0.05)
     await backend.start()
     await _registered(keeper)
@@ -125,8 +141,8 @@ async def test_a_keeper_may_start_before_the_store(backend: EmbeddedBackend) -> 
 
 
 async def test_a_keeper_stops_while_the_store_is_down(backend: EmbeddedBackend) -> None:
-    keeper = _keeper(backend)
-    keeper.start()
+    keeper = _keeper(backend.url)
+    await asyncio.to_thread(keeper.start)
     await _registered(keeper)
     await backend.stop()
     async with asyncio.timeout(PATIENCE_S):
@@ -134,11 +150,83 @@ async def test_a_keeper_stops_while_the_store_is_down(backend: EmbeddedBackend) 
 
 
 async def test_a_wrong_url_is_an_error_at_the_start() -> None:
-    keeper = LeaseKeeper("http://here", TOKEN, "p", KEY, lambda: b"", 10, 2)
+    keeper = _keeper("http://here")
     with pytest.raises(ConfigError, match="http://here"):
         keeper.start()
     keeper.stop()
 
 
 def test_a_keeper_that_never_started_stops() -> None:
-    LeaseKeeper("grpc://127.0.0.1:1", TOKEN, "p", KEY, lambda: b"", 10, 2).stop()
+    _keeper("grpc://127.0.0.1:1").stop()
+
+
+async def test_a_key_of_a_living_holder_is_left_alone(backend: EmbeddedBackend) -> None:
+    store = backend.open()
+    await store.put(KEY, b"other", 600)
+    others = Others(Holder.LIVES)
+    keeper = _keeper(backend.url, others=others)
+    assert await asyncio.to_thread(keeper.start) == b"other"
+    await asyncio.to_thread(keeper.stop)
+    assert await store.get(KEY) == b"other"
+    assert others.seen == [b"other"] and not others.lost
+
+
+async def test_a_dead_holder_is_replaced_at_once(backend: EmbeddedBackend) -> None:
+    store = backend.open()
+    await store.put(KEY, b"other", 600)
+    keeper = _keeper(backend.url, others=Others(Holder.GONE))
+    assert await asyncio.to_thread(keeper.start) is None
+    assert await store.get(KEY) == b"lease"
+    await asyncio.to_thread(keeper.stop)
+
+
+async def test_a_silent_holders_lease_is_waited_out(
+    backend: EmbeddedBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = backend.open()
+    await store.put(KEY, b"other", 0.1)
+    keeper = _keeper(backend.url, others=Others(Holder.SILENT))
+    assert await asyncio.to_thread(keeper.start) is None
+    assert await store.get(KEY) == b"lease"
+    await asyncio.to_thread(keeper.stop)
+    assert logged(caplog).count("lease_held") == 1
+
+
+async def test_a_silent_holder_that_renews_its_lease_lives(backend: EmbeddedBackend) -> None:
+    # No renewal is needed: the lease outlives what the keeper would wait for its own.
+    await backend.open().put(KEY, b"other", 600)
+    keeper = _keeper(backend.url, ttl_s=0.1, others=Others(Holder.SILENT))
+    assert await asyncio.to_thread(keeper.start) == b"other"
+    assert await backend.open().get(KEY) == b"other"
+
+
+async def test_of_two_keepers_one_gets_the_key(backend: EmbeddedBackend) -> None:
+    keepers = [_keeper(backend.url, lambda name=name: name) for name in (b"a", b"b")]  # type: ignore[misc]
+    a, b = await asyncio.gather(*(asyncio.to_thread(keeper.start) for keeper in keepers))
+    held = await backend.open().get(KEY)
+    assert (a, b, held) in ((None, b"a", b"a"), (b"b", None, b"b"))
+    for keeper in keepers:
+        await asyncio.to_thread(keeper.stop)
+    assert await backend.open().get(KEY) is None
+
+
+async def test_a_keeper_that_comes_back_to_a_younger_holder_ends(backend: EmbeddedBackend) -> None:
+    others = Others(Holder.LIVES)
+    keeper = _keeper(backend.url, others=others)
+    assert await asyncio.to_thread(keeper.start) is None
+    store = backend.open()
+    await store.put(KEY, b"younger", 600)
+    async with asyncio.timeout(PATIENCE_S):
+        while not others.lost:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(keeper.stop)
+    assert others.lost == [b"younger"]
+    assert await store.get(KEY) == b"younger"
+
+
+async def test_a_stopped_keeper_deletes_no_other_lease(backend: EmbeddedBackend) -> None:
+    keeper = _keeper(backend.url, renew_s=500)
+    assert await asyncio.to_thread(keeper.start) is None
+    await backend.open().put(KEY, b"younger", 600)
+    await asyncio.to_thread(keeper.stop)
+    assert await backend.open().get(KEY) == b"younger"

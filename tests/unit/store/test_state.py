@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from baton.core.errors import InvalidRequestError
 from baton.store.base import WatchEvent
 from baton.store.state import StoreState, Watcher
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 KEYS = st.sampled_from(["a", "w/a", "w/b"])
 VALUES = st.sampled_from([b"x", b"-3"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+from hypothesis import given, settings
+
 from baton.store.base import WatchEvent
 from baton.store.view import View
-from hypothesis import given, settings
 
 ENTRIES = st.dictionaries(st.sampled_from("abc"), st.sampled_from([b"1", b"2"]))
 

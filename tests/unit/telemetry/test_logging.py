@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from baton.telemetry.logging import event, setup
 
 log = logging.getLogger("baton.test")

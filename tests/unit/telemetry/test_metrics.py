@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from baton.telemetry.metrics import Metrics
 from prometheus_client import CollectorRegistry
-from prometheus_client.metrics import Counter, Gauge, Histogram, MetricWrapperBase
+from prometheus_client.metrics import Counter, Gauge, MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from baton.telemetry.histogram import Histogram
+from baton.telemetry.metrics import Metrics
 
-def _all(metrics: Metrics) -> dict[str, MetricWrapperBase]:
-    return {k: v for k, v in vars(metrics).items() if isinstance(v, MetricWrapperBase)}
+
+def _all(metrics: Metrics) -> dict[str, MetricWrapperBase | Histogram]:
+    kinds = (MetricWrapperBase, Histogram)
+    return {k: v for k, v in vars(metrics).items() if isinstance(v, kinds)}
 
 
 def test_names_follow_prometheus() -> None:
@@ -22,7 +25,7 @@ def test_names_follow_prometheus() -> None:
     for name, metric in families.items():
         assert re.fullmatch(r"baton_[a-z_]+[a-z]", name)
         if isinstance(metric, Histogram):
-            assert name.endswith(("_seconds", "_bytes", "_tokens"))
+            assert name.endswith(("_seconds", "_bytes", "_tokens", "_bytes_per_second"))
         if isinstance(metric, Gauge):
             assert not name.endswith("_total")
         for unit in ("_ms", "_us", "_milliseconds", "_kb"):
@@ -63,8 +66,7 @@ def test_the_output_is_prometheus_text() -> None:
 def test_buckets_rise() -> None:
     for metric in _all(Metrics()).values():
         if isinstance(metric, Histogram):
-            bounds = list(metric._upper_bounds)
-            assert bounds == sorted(set(bounds))
+            assert list(metric.bounds) == sorted(set(metric.bounds))
 
 
 def test_a_lost_worker_leaves_no_series() -> None:

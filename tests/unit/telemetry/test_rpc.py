@@ -9,10 +9,11 @@ from typing import Any
 
 import grpc
 import pytest
-from baton.core.errors import ConfigError
-from baton.telemetry import rpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
+
+from baton.core.errors import ConfigError
+from baton.telemetry import rpc
 
 TOKEN = "a-token"
 METHODS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.core.errors import DeadlineExceededError, HandoffError, InvalidRequestError
 from baton.transfer import state
 from baton.transfer.base import ReservedGroup
@@ -206,7 +207,7 @@ def test_timing_says_where_it_went() -> None:
     machine = offered()
     machine.handle(ready(0, 3, LIVE), 2.0)
     machine.handle(GRANT, 3.0)
-    machine.handle(written(0), 5.0)
+    machine.handle(written(0, at=5.0), 5.0)
     _, report = machine.handle(EVENTS["accepted"], 6.0)
     assert report.timing.grant_wait_s == 2.0
     assert report.timing.transfer_s == 2.0

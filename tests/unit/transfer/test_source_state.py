@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.transfer.source_state import TABLE, SourceState
 from fakes.handoff_messages import (
     names,
@@ -94,13 +95,51 @@ EXPECTED: dict[str, dict[str, tuple[SourceState, list[str]]]] = {
         "grant": (S.DONE, ["withdraw"]),
         "peer_up": (S.DONE, ["withdraw"]),
     },
+    "move_offered": END
+    | {
+        "grant": (S.SENDING, ["granted", "write"]),
+        "peer_up": (S.OFFERED, ["offer"]),
+        "ready": (S.OFFERED, []),
+        "ended": (S.DONE, ["withdraw", "release", "report"]),
+    },
+    "copying": END_LATER
+    | {
+        "grant": (S.SENDING, []),
+        "ready": (S.SENDING, ["write"]),
+        # All that there is has been copied: now it should stop.
+        "written": (S.SENDING, ["stopmove"]),
+        "failed_write": (S.SENDING, ["write"]),
+        "hung_write": (S.DONE, ["fail", "report_failed", "release"]),
+        "peer_up": (S.SENDING, ["status"]),
+        # It may stop earlier, for want of room to grow, or end.
+        "stopped": (S.SENDING, ["write"]),
+        "ended": (S.SENDING, []),
+    },
+    "stopping": END_LATER | {"grant": (S.SENDING, []), "peer_up": (S.SENDING, ["status"])},
+    "move_committed": END
+    | {
+        "accepted": (S.DONE, ["release", "report"]),
+        "grant": (S.COMMITTED, ["commit"]),
+        "peer_up": (S.COMMITTED, ["status"]),
+    },
     "accepted": {
         "cancel": (S.DONE, ["quiesced"]),
         "rejected": (S.DONE, ["quiesced"]),
     },
 }
-# Blocks become ready once each, so these two do not fit a situation that has had them all.
-SEPARATE = {("offered", "ready"), ("idle", "ready")}
+# Blocks become ready once each, so these do not fit a situation that has had them all, and only a
+# sequence that is moved stops, once.
+SEPARATE = {
+    ("offered", "ready"),
+    ("idle", "ready"),
+    ("stopping", "ready"),
+    ("move_offered", "stopped"),
+}
+SEPARATE |= {
+    (situation, event)
+    for situation in ("offered", "sending", "idle", "stopping")
+    for event in ("stopped", "ended")
+}
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.core.errors import (
     DeadlineExceededError,
     HandoffError,
@@ -85,6 +86,17 @@ def test_signs_of_life_put_the_deadline_off() -> None:
     machine.handle(EVENTS["status"], NOW + 50.0)
     assert machine.handle(state.Tick(), NOW + SETTINGS.commit_wait_s) == []
     assert machine.state is S.GRANTED
+
+
+def test_quarantine_asks_again_until_the_source_answers() -> None:
+    machine = granted()
+    machine.handle(EVENTS["stop"], NOW)
+    for round_ in range(1, 4):
+        at = NOW + round_ * SETTINGS.commit_wait_s
+        assert machine.handle(state.Tick(), at - 1) == []
+        assert names(machine.handle(state.Tick(), at)) == ["cancel"]
+    assert names(machine.handle(EVENTS["quiesced"], NOW + 500)) == ["lift"]
+    assert machine.handle(state.Tick(), NOW + 5000) == []
 
 
 def test_grant_says_where_to_write_and_what_to_skip() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton.transfer.target_state import TABLE, TargetState
 from fakes.handoff_messages import (
     names,
@@ -59,6 +60,16 @@ EXPECTED: dict[str, dict[str, tuple[TargetState, list[str]]]] = {
         "no_room": (S.QUEUED, []),
         "refused": (S.DONE, ["rejected", "report_failed"]),
     },
+    "fetching": END
+    | {
+        "peer_up": (S.EXPECTING, ["fetch"]),
+        # They are of a sequence.
+        "offer": (S.DONE, ["rejected", "report_failed"]),
+        "bad_offer": (S.DONE, ["rejected", "report_failed"]),
+        "reserved": (S.GRANTED, ["expect", "grant"]),
+        "no_room": (S.QUEUED, []),
+        "refused": (S.DONE, ["rejected", "report_failed"]),
+    },
     "queued": END
     | {
         "room_freed": (S.QUEUED, ["reserve"]),
@@ -91,6 +102,8 @@ EXPECTED: dict[str, dict[str, tuple[TargetState, list[str]]]] = {
     "verifying": {
         "verified": (S.DONE, ["adopt", "accepted", "report"]),
         "corrupt": (S.DONE, ["rejected", "unreserve", "report_failed"]),
+        # What was committed is not of our request.
+        "refused": (S.DONE, ["rejected", "unreserve", "report_failed"]),
         "stop": (S.DONE, ["cancel", "unreserve"]),
     },
     "quarantined": QUARANTINED

@@ -11,8 +11,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, BlockWrite, WriteResult
+from baton.transfer.base import Arena, BlockWrite, PeerShard, WriteResult
 from baton.transfer.checksum import (
     block_checksums,
     common_algorithm,
@@ -24,8 +27,6 @@ from baton.transfer.process import ProcessRef, is_dead, node, this_process
 from baton.transfer.state import BlockCheck
 from baton.transfer.verifier import INLINE_BYTES, Verifier, find_problem
 from fakes.transfer import GROUP, fill, make_arena
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # --- checksums ---
 
@@ -147,7 +148,7 @@ def test_recreated_agent_does_not_take_what_was_under_way() -> None:
     fill(here, [0, 1], seed=1)
     source.register([here])
     target.register([there])
-    source.connect("t", target.endpoint_metadata(), [there])
+    source.connect("t", [PeerShard(target.endpoint_metadata(), (there,))])
     source.faults.hold = 1
     results: list[WriteResult] = []
     source.send("t", [BlockWrite(0, (0,), (1,))], results.append, 1.0)

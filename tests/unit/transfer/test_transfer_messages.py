@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from baton.core.errors import BatonError, HandoffError
 from baton.core.kv import GroupSpec
 from baton.transfer import messages
@@ -14,9 +18,10 @@ from baton.transfer.inproc import InprocTransport
 from baton.transfer.layout import (
     arena_from_proto,
     arena_to_proto,
-    block_descriptors,
     group_from_proto,
     group_to_proto,
+    run_descriptors,
+    whole_slice,
 )
 from baton.transfer.messages import GroupGrant
 from baton.transfer.process import this_process
@@ -26,9 +31,6 @@ from baton.v1 import common_pb2
 from baton.v1 import transfer_pb2 as pb
 from fakes.handoff_messages import DUE, HASHES, LIVE, commit
 from fakes.transfer import DIGEST, GROUP, make_arena
-from google.protobuf.message import DecodeError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # --- layout and Hello ---
 
@@ -46,10 +48,12 @@ def test_group_specs_survive_the_wire(spec: GroupSpec) -> None:
 
 def test_arenas_survive_the_wire_as_addresses_only() -> None:
     arena = make_arena(3)
-    there = arena_from_proto(arena_to_proto(arena))
+    there = arena_from_proto(arena_to_proto(arena), whole_slice(GROUP))
     assert (there.address, there.num_blocks, there.block_bytes) == (arena.address, 3, 1024)
     assert there.view is None
-    assert block_descriptors(there).tolist() == [[arena.address, 1024, 0, 1024, 3]]
+    assert there.held == arena.held
+    rows = run_descriptors(there, [(0, 1024), (512, 256)]).tolist()
+    assert rows == [[arena.address, 1024, 0, 1024, 3], [arena.address + 512, 256, 0, 1024, 3]]
 
 
 def _greeter(name: str, arena: Arena | None = None, digest: str = DIGEST) -> Greeter:
@@ -63,7 +67,7 @@ def _greeter(name: str, arena: Arena | None = None, digest: str = DIGEST) -> Gre
 def test_hello_brings_what_is_needed_to_write() -> None:
     ours, theirs = _greeter("a"), _greeter("b")
     hello = ours.check(theirs.message)
-    assert (hello.worker_id, hello.epoch, hello.metadata) == ("b", 5, b"b.1")
+    assert (hello.worker_id, hello.epoch, hello.shard.metadata) == ("b", 5, b"b.1")
     assert hello.process == this_process()
     assert hello.arenas[0].block_bytes == GROUP.block_bytes
 

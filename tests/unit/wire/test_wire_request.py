@@ -6,13 +6,18 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from baton.core.errors import InvalidRequestError, UnsupportedError
-from baton.core.request import Request, SamplingParams
-from baton.v1 import common_pb2, session_pb2
-from baton.wire.request import request_from_submit, submit_from_request
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from baton.core.errors import InvalidRequestError, UnsupportedError
+from baton.core.request import Request, SamplingParams
+from baton.v1 import common_pb2, session_pb2
+from baton.wire.request import (
+    request_from_prefetch,
+    request_from_submit,
+    submit_from_request,
+)
 
 PEER = common_pb2.WorkerRef(worker_id="peer", epoch=9, address="127.0.0.1:1")
 tokens = st.lists(st.integers(0, 2**32 - 1), max_size=20).map(tuple)
@@ -54,20 +59,21 @@ def requests(draw: st.DrawFn) -> Request:
         tenant_salt=draw(st.text(max_size=5)),
         priority=draw(st.integers(-(2**31), 2**31 - 1)),
         traceparent=draw(st.text(max_size=5)),
+        cache_ttl_s=draw(st.integers(0, 2**32 - 1)) / 1000,
     )
 
 
 @given(requests())
 def test_request_survives_the_wire(request: Request) -> None:
-    submit = submit_from_request(request, slot=3, attempt=2, now=99.0)
+    submit = submit_from_request(request, attempt=2, now=99.0)
     copy = session_pb2.Submit.FromString(submit.SerializeToString())
     assert request_from_submit(copy, now=99.0) == request
-    assert (copy.slot, copy.attempt) == (3, 2)
+    assert copy.attempt == 2
 
 
 def a_submit(**changes: Any) -> session_pb2.Submit:
     request = Request("r", "m", (1, 2), SamplingParams(max_tokens=4), 1, 10.0)
-    submit = submit_from_request(request, slot=1, attempt=1, now=0.0)
+    submit = submit_from_request(request, attempt=1, now=0.0)
     for name, value in changes.items():
         if isinstance(value, list):
             del getattr(submit, name)[:]
@@ -85,7 +91,7 @@ def test_only_time_left_crosses_the_wire() -> None:
 
 def test_time_that_is_up_crosses_as_the_least_there_is() -> None:
     request = Request("r", "m", (1,), SamplingParams(max_tokens=4), 1, deadline=10.0)
-    assert submit_from_request(request, slot=1, attempt=1, now=11.0).remaining_ms == 1
+    assert submit_from_request(request, attempt=1, now=11.0).remaining_ms == 1
 
 
 @pytest.mark.parametrize(
@@ -143,3 +149,40 @@ def test_incomplete_handoff_is_refused(handoff: session_pb2.HandoffRole) -> None
 def test_any_bytes_are_a_request_or_an_error(raw: bytes) -> None:
     with suppress(DecodeError, InvalidRequestError):
         request_from_submit(session_pb2.Submit.FromString(raw), now=0.0)
+
+
+def test_prefetch_names_the_blocks_that_its_request_will() -> None:
+    submit = a_submit()
+    submit.tenant_salt = "a"
+    request = request_from_submit(submit, 0.0)
+    hint = request_from_prefetch(
+        session_pb2.Prefetch(
+            model="m", tenant_salt="a", prompt=submit.prompt, cache_ttl_ms=1500, fetch_from=PEER
+        ),
+        0.0,
+    )
+    assert (hint.model, hint.prompt, hint.tenant_salt) == (
+        request.model,
+        request.prompt,
+        request.tenant_salt,
+    )
+    assert hint.cache_ttl_s == 1.5
+
+
+@pytest.mark.parametrize("missing", ["worker_id", "epoch", "address"])
+def test_whom_to_fetch_from_must_be_said(missing: str) -> None:
+    submit = a_submit()
+    submit.fetch_from.CopyFrom(PEER)
+    submit.fetch_from.ClearField(missing)
+    with pytest.raises(InvalidRequestError) as caught:
+        request_from_submit(submit, 0.0)
+    assert caught.value.param == "fetch_from"
+    with pytest.raises(InvalidRequestError):
+        request_from_prefetch(
+            session_pb2.Prefetch(prompt=submit.prompt, fetch_from=submit.fetch_from), 0.0
+        )
+
+
+def test_prefetch_without_a_prompt_is_refused() -> None:
+    with pytest.raises(InvalidRequestError):
+        request_from_prefetch(session_pb2.Prefetch(model="m"), 0.0)

@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
-from baton.engine.outputs import CacheDelta
-from baton.v1 import events_pb2
-from baton.worker.events import EventLog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from baton.engine.outputs import CacheDelta, Tier
+from baton.v1 import events_pb2
+from baton.worker.events import EventLog
+
 EPOCH = 11
-Held = dict[int, set[bytes]]
+DEVICE, HOST = events_pb2.KV_TIER_DEVICE, events_pb2.KV_TIER_HOST
+# By group and tier.
+Held = dict[tuple[int, int], set[bytes]]
 
 
 def h(number: int) -> bytes:
@@ -56,16 +59,16 @@ class Watcher:
         assert message.delta.event_id == self.event_id + 1, "a gap"
         self._add(message.delta.stored)
         for blocks in message.delta.removed:
-            self.held[blocks.group] -= split(blocks.hashes)
+            place = (blocks.group, blocks.tier)
+            self.held.setdefault(place, set()).difference_update(split(blocks.hashes))
         self.event_id = message.delta.event_id
 
     def _add(self, many: Any) -> None:
         for blocks in many:
-            assert blocks.tier == events_pb2.KV_TIER_DEVICE
-            self.held.setdefault(blocks.group, set()).update(split(blocks.hashes))
+            self.held.setdefault((blocks.group, blocks.tier), set()).update(split(blocks.hashes))
 
     def known(self) -> Held:
-        return {group: hashes for group, hashes in self.held.items() if hashes}
+        return {place: hashes for place, hashes in self.held.items() if hashes}
 
 
 def split(hashes: bytes) -> set[bytes]:
@@ -81,7 +84,10 @@ async def test_new_watcher_gets_a_snapshot_in_chunks_then_deltas() -> None:
         log.append([CacheDelta(0, stored=(h(50),), removed=(h(3), h(4)))])
         await watcher.follow(2)
     assert watcher.num_snapshots == 1
-    assert watcher.known() == {0: {h(i) for i in (0, 1, 2, 5, 6, 7, 8, 9, 50)}, 1: {h(1)}}
+    assert watcher.known() == {
+        (0, DEVICE): {h(i) for i in (0, 1, 2, 5, 6, 7, 8, 9, 50)},
+        (1, DEVICE): {h(1)},
+    }
 
 
 async def test_empty_cache_still_sends_a_snapshot() -> None:
@@ -100,7 +106,7 @@ async def test_watcher_that_is_up_to_date_gets_deltas_only() -> None:
     async with aclosing(cast(Any, watcher.stream)):
         await watcher.follow(2)
     assert watcher.num_snapshots == 0
-    assert watcher.known() == {0: {h(2)}}
+    assert watcher.known() == {(0, DEVICE): {h(2)}}
 
 
 async def test_gap_asks_for_a_snapshot() -> None:
@@ -138,7 +144,7 @@ async def test_waiting_watcher_wakes_for_each_event() -> None:
             await asyncio.sleep(0)
             log.append([CacheDelta(0, stored=(h(number),))])
             await following
-    assert watcher.known() == {0: {h(i) for i in range(1, 5)}}
+    assert watcher.known() == {(0, DEVICE): {h(i) for i in range(1, 5)}}
 
 
 deltas = st.lists(
@@ -147,6 +153,7 @@ deltas = st.lists(
         group=st.integers(0, 1),
         stored=st.lists(st.integers(0, 6).map(h), max_size=3).map(tuple),
         removed=st.lists(st.integers(0, 6).map(h), max_size=3).map(tuple),
+        tier=st.sampled_from([Tier.DEVICE, Tier.HOST]),
     ),
     max_size=4,
 )
@@ -159,17 +166,20 @@ def test_watcher_always_agrees_with_the_cache(steps: list[Any], reads: list[int]
     async def scenario() -> None:
         log = EventLog(EPOCH, max_deltas=3, chunk_hashes=2)
         truth: Held = {}
+        num_events = 0
         watcher = Watcher(log)
         async with aclosing(cast(Any, watcher.stream)):
             for number, step in enumerate(steps):
                 log.append(step)
+                num_events += bool(step)
                 for delta in step:
-                    held = truth.setdefault(delta.group, set())
+                    tier = DEVICE if delta.tier is Tier.DEVICE else HOST
+                    held = truth.setdefault((delta.group, tier), set())
                     held |= set(delta.stored)
                     held -= set(delta.removed)
                 if number in reads:
-                    await watcher.follow(log.last_event_id)
-            await watcher.follow(log.last_event_id)
-        assert watcher.known() == {group: held for group, held in truth.items() if held}
+                    await watcher.follow(num_events)
+            await watcher.follow(num_events)
+        assert watcher.known() == {place: held for place, held in truth.items() if held}
 
     asyncio.run(scenario())

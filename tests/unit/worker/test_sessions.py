@@ -8,10 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
+
 from baton.core.request import FinishReason, TokenLogprobs
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import Key, TokenRow
 from baton.v1 import common_pb2, session_pb2
+from baton.worker import sessions as worker_sessions
 from baton.worker.sessions import Sessions
 
 ME = common_pb2.WorkerRef(worker_id="w", epoch=5, address="127.0.0.1:1")
@@ -66,7 +68,7 @@ class FakeStream:
 
     def submit(self, *slots: int) -> None:
         for slot in slots:
-            self.send(submit=session_pb2.Submit(slot=slot, request_id=f"r{slot}"))
+            self.send(submits=[session_pb2.Submit(slot=slot, request_id=f"r{slot}")])
 
     @property
     def opened(self) -> session_pb2.Opened:
@@ -101,17 +103,21 @@ class Bench:
     def __init__(self, grace_s: float = 60.0) -> None:
         self.submitted: list[Key] = []
         self.cancelled: list[Key] = []
+        self.migrated: list[tuple[Key, int]] = []
+        self.prefetched: list[str] = []
         self.news = asyncio.Event()
         self.sessions = Sessions(
             ME,
             lambda: LEASE,
             lambda key, _submit: self._note(self.submitted, key),
             lambda key: self._note(self.cancelled, key),
+            lambda key, attempt, _migrate: self._note(self.migrated, (key, attempt)),
+            lambda prefetch: self._note(self.prefetched, prefetch.model),
             WorkerSettings(session_grace_s=grace_s),
         )
 
-    def _note(self, where: list[Key], key: Key) -> None:
-        where.append(key)
+    def _note(self, where: list[Any], what: Any) -> None:
+        where.append(what)
         self.news.set()
 
     async def until(self, condition: Any) -> None:
@@ -195,6 +201,20 @@ async def test_each_gateway_gets_only_its_own_rows() -> None:
     await two.until(lambda: len(two.rows) == 2)
     assert len(one.rows) == 1
     await close(bench, one, two)
+
+
+async def test_time_left_is_news_when_it_begins_and_ends() -> None:
+    bench = Bench()
+    stream = await bench.open()
+    for number, left in enumerate((0, 5000, 4900, 0), 1):
+        load = session_pb2.Load(sequence_number=number, draining=True, leaving_in_ms=left)
+        bench.sessions.publish([], [], load)
+        await asyncio.sleep(0)
+        if left != 4900:
+            await stream.until(lambda n=number: stream.frames[-1:] and
+                               stream.frames[-1].load.sequence_number == n)  # fmt: skip
+    assert [f.load.leaving_in_ms for f in stream.frames] == [0, 5000, 0]
+    await close(bench, stream)
 
 
 async def test_load_goes_to_every_session_once_when_it_changed() -> None:
@@ -317,8 +337,8 @@ async def test_forgotten_slot_is_kept_no_longer_and_not_cancelled() -> None:
     bench = Bench()
     stream = await bench.open(1, 2)
     stream.send(forget=session_pb2.Forget(slots=[1, 7]))
-    stream.send(cancel=session_pb2.Cancel(slot=2))
-    stream.send(cancel=session_pb2.Cancel(slot=99))
+    stream.send(cancels=[session_pb2.Cancel(slot=2)])
+    stream.send(cancels=[session_pb2.Cancel(slot=99)])
     await bench.until(lambda: bench.cancelled)
     assert bench.cancelled == [("s", 2)]
     assert bench.sessions.num_slots == 0
@@ -374,3 +394,39 @@ async def test_gateway_that_says_goodbye_ends_the_stream() -> None:
     await stream.task
     assert stream.aborted is None
     await bench.until(lambda: bench.cancelled)
+
+
+async def test_migrate_is_passed_on_with_the_attempt_and_ends_the_word_of_the_last_try() -> None:
+    bench = Bench()
+    stream = await bench.open()
+    stream.send(submits=[session_pb2.Submit(slot=1, request_id="r", attempt=3)])
+    await bench.until(lambda: bench.submitted)
+    key = bench.submitted[0]
+    bench.sessions.publish([], [(key, SlotEvent(kind=SlotEvent.KIND_MOVE_FAILED))], None)
+    for slot in (99, 1):
+        stream.send(migrates=[session_pb2.Migrate(slot=slot)])
+    await bench.until(lambda: bench.migrated)
+    assert bench.migrated == [(key, 3)], "unknown slots are ignored"
+    await stream.lose()
+    resume = [session_pb2.ResumePoint(slot=1)]
+    resumed = await bench.open(resume=resume)
+    bench.sessions.publish([TokenRow(key, 0, 0, 7)], [], None)
+    await resumed.until(lambda: resumed.rows)
+    assert [event for frame in resumed.frames for event in frame.events] == []
+
+
+async def test_prefetch_needs_no_slot() -> None:
+    bench = Bench()
+    stream = await bench.open()
+    stream.send(prefetches=[session_pb2.Prefetch(model="m")])
+    await bench.until(lambda: bench.prefetched == ["m"])
+    await close(bench, stream)
+
+
+async def test_a_stream_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_sessions, "OPEN_WAIT_S", 0.01)
+    stream = FakeStream(Bench().sessions)
+    # Not even its `open`.
+    stream.inbox.get_nowait()
+    await stream.until(lambda: stream.aborted)
+    assert stream.aborted == (grpc.StatusCode.DEADLINE_EXCEEDED, "no `open` came")

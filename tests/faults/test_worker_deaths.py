@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fakes.deployment import Deployment, deployment, wait_for
 from fakes.mortal_worker import EXIT_STATUS
 

@@ -1,0 +1,26 @@
+"""Why nobody takes a request, for people (pure)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from baton.router.pool import Pool, Role
+
+
+def shortage(pool: Pool, model: str) -> str:
+    """What keeps requests for `model` waiting now, as a sentence without its full stop."""
+    columns = pool.columns
+    ours = columns.used & (columns.model == pool.intern(model))
+    generating = ours & (columns.role != Role.PREFILL)
+    num_down = int(np.count_nonzero(generating & ~columns.up))
+    num_draining = int(np.count_nonzero(generating & columns.up & columns.draining))
+    num_ready = int(np.count_nonzero(generating)) - num_down - num_draining
+    if num_ready:
+        return f"every worker for model {model!r} is busy ({num_ready} could take it)"
+    if num_down or num_draining:
+        counts = ((num_draining, "draining"), (num_down, "not answering"))
+        states = " and ".join(f"{count} {state}" for count, state in counts if count)
+        return f"no worker for model {model!r} takes requests: {states}"
+    if num_prefill := int(np.count_nonzero(ours)):
+        return f"no decode worker for model {model!r} is alive, only prefill workers: {num_prefill}"
+    return f"no worker for model {model!r} is alive"

@@ -1,0 +1,1 @@
+"""Copies of KV blocks below the device: host memory, disk."""

@@ -1,0 +1,71 @@
+"""Steering one worker over gRPC: drain, undrain, and which peers its KV moves to and from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import grpc
+
+from baton.core.errors import UnavailableError
+from baton.telemetry.logging import event
+from baton.v1 import worker_pb2, worker_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+
+class WorkerControl(worker_pb2_grpc.WorkerServiceServicer):
+    """WorkerService. The callables return at once; `undrain` may raise UnavailableError.
+
+    `drain(within_s)`, 0 for no hurry, says how many submissions are here.
+    """
+
+    def __init__(
+        self,
+        drain: Callable[[float], int],
+        undrain: Callable[[], None],
+        peers: Callable[[], Sequence[worker_pb2.PeerLink]],
+    ) -> None:
+        self._drain = drain
+        self._undrain = undrain
+        self._peers = peers
+
+    async def Drain(
+        self,
+        request: worker_pb2.DrainRequest,
+        context: grpc.aio.ServicerContext[worker_pb2.DrainRequest, worker_pb2.DrainResponse],
+    ) -> worker_pb2.DrainResponse:
+        """Take no new work, and ask the gateways to move what runs."""
+        num_running = self._drain(request.within_ms / 1000)
+        log.warning(
+            *event(
+                "drain_asked",
+                reason=request.reason,
+                within_s=request.within_ms / 1000,
+                running=num_running,
+            )
+        )
+        return worker_pb2.DrainResponse(num_running=num_running)
+
+    async def Undrain(
+        self,
+        request: worker_pb2.UndrainRequest,
+        context: grpc.aio.ServicerContext[worker_pb2.UndrainRequest, worker_pb2.UndrainResponse],
+    ) -> worker_pb2.UndrainResponse:
+        """Take work again."""
+        try:
+            self._undrain()
+        except UnavailableError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
+        log.warning(*event("drain_undone"))
+        return worker_pb2.UndrainResponse()
+
+    async def ListPeers(
+        self,
+        request: worker_pb2.ListPeersRequest,
+        context: grpc.aio.ServicerContext[
+            worker_pb2.ListPeersRequest, worker_pb2.ListPeersResponse
+        ],
+    ) -> worker_pb2.ListPeersResponse:
+        """What is known of the way to each peer."""
+        return worker_pb2.ListPeersResponse(peers=self._peers())

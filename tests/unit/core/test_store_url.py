@@ -1,0 +1,65 @@
+"""Store URLs are checked where settings are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from baton.core import settings_loader
+from baton.core.errors import ConfigError
+from baton.core.store_url import check_store_url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "embedded",
+        "grpc://h:1",
+        "grpc://[::1]:65535/",
+        "redis://h",
+        "redis://h:1/0",
+        "redis://u:p@h:1/15?protocol=3",
+        "rediss://:p%2Fw@[::1]:1/0",
+        "unix:///run/redis.sock?db=2",
+    ],
+)
+def test_urls_of_stores_pass(url: str) -> None:
+    assert check_store_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "expected embedded, grpc://HOST:PORT"),
+        ("localhost:1", "expected embedded, grpc://HOST:PORT"),
+        ("http://h:1", "expected embedded, grpc://HOST:PORT"),
+        ("redis:/x", "expected embedded, grpc://HOST:PORT"),
+        ("grpc://h", "expected grpc://HOST:PORT"),
+        ("grpc://h:0", "expected grpc://HOST:PORT"),
+        ("grpc://h:65536", "expected grpc://HOST:PORT"),
+        ("grpc://u:p@h:1", "expected grpc://HOST:PORT"),
+        ("redis://", "no host"),
+        ("redis://:secret@/0", "no host"),
+        ("redis://h:0", "port 0"),
+        ("redis://h:port/0", "the port must be a number"),
+        ("redis://:sec/ret@h:1/0", "special characters as %XX"),
+        ("redis://h:1/first", "the database must be a number"),
+        ("redis://h:1?db=first", "the database must be a number"),
+        ("unix://", "unix:///PATH"),
+    ],
+)
+def test_others_are_refused_with_what_is_wrong(url: str, words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        check_store_url(url)
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_name_the_setting_and_its_source_without_the_password(tmp_path: Path) -> None:
+    file = tmp_path / "baton.yaml"
+    file.write_text("store: {url: 'redis://:secret@h:x/0'}\n")
+    with pytest.raises(ConfigError) as caught:
+        settings_loader.load(file)
+    assert caught.value.message.startswith(f"store.url = 'redis://:***@h:x/0' ({file}): the port")
+    assert "secret" not in caught.value.message
