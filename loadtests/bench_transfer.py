@@ -2,11 +2,11 @@
 
     make bench-transfer
 
-Two worker processes without engines, see `transfer_ends`. Goodput is a handoff's bytes over the time
-from its Offer to Accepted: of IN_FLIGHT at once, from the first Offer to the last Accepted, and of
-one alone, whose messages nothing hides. Raw is one prepared NIXL request that writes the same
-blocks of the same memory, by an agent that does nothing else. They take turns. A handoff without
-data is one of a single block that the target holds already.
+Two worker processes without engines, see `transfer_ends`. Goodput is a handoff's bytes over the
+time from its Offer to Accepted: of IN_FLIGHT at once, from the first Offer to the last Accepted,
+and of one alone, whose messages nothing hides. Raw is one prepared NIXL request that writes the
+same blocks of the same memory, by an agent that does nothing else. They take turns. A handoff
+without data is one of a single block that the target holds already.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from transfer_ends import EchoClient, End, Plan, Target, group_of, make_arena
 from measure import hardware, save
+from transfer_ends import EchoClient, End, Plan, Target, group_of, make_arena
 
 from baton.core.settings import TransferSettings
 from baton.transfer.layout import run_descriptors

@@ -173,8 +173,12 @@ class TransferSettings(Group):
     """How full blocks cross the wire: int8, where both workers have it, is smaller, less exact."""
     max_ungranted_share: float = Field(0.25, gt=0, le=1)
     """Share of the pool that finished but ungranted blocks may hold on a source."""
+    quarantine_wait_s: float = Field(10.0, gt=0)
+    """How long the quarantine may stay beyond its share: by then a peer's death is proven, and most
+    that froze have thawed."""
     max_quarantined_share: float = Field(0.25, gt=0, le=1)
-    """Share of the pool in quarantine beyond which the transport agent is recreated."""
+    """Share of the pool in quarantine beyond which the transport agent is recreated or, where that
+    would not stop a peer on the same node, the worker drains and leaves."""
 
 
 class TierSettings(Group):

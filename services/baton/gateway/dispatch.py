@@ -8,6 +8,7 @@ and nothing waits: one object per request, no task.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 from collections.abc import Iterable
@@ -35,9 +36,12 @@ from baton.gateway.running import Running
 from baton.router.policy.base import Policy, RequestView
 from baton.router.pool import Booking, Role
 from baton.router.selection import Selection, book, select
+from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
 from baton.v1 import session_pb2
 from baton.wire.request import HANDOFF_ID_BYTES, submit_from_request
+
+log = logging.getLogger(__name__)
 
 HandoffRole = session_pb2.HandoffRole
 
@@ -260,7 +264,14 @@ class Dispatcher:
         running.is_waiting = True
         running.queued_at = self._clock()
         self._num_waiting += 1
+        if len(queue) == 1:
+            self._tell_of_shortage(running.request.model)
         self._metrics.queue_length.set(self._num_waiting)
+
+    def _tell_of_shortage(self, model: str) -> None:
+        """Once for each queue that begins for want of any worker, not for want of room."""
+        if not self._fleet.is_ready(model):
+            log.warning(*event("requests_wait", model=model, reason=self._fleet.shortage(model)))
 
     def _dequeue(self, running: Running) -> None:
         """Take it out of the queue, if it is there."""

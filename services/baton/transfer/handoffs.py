@@ -114,6 +114,8 @@ class Handoffs:
         self._parking = Parking(settings.offer_wait_s)
         self._pool_blocks = sum(arena.num_blocks for arena in arenas)
         self._closed = False
+        # Since when too many blocks are in quarantine.
+        self._crowded_at: float | None = None
         self.must_restart = False
         """Too many blocks are in quarantine, and recreating the transport cannot free them."""
 
@@ -305,11 +307,7 @@ class Handoffs:
         for peer_id, refusal in self._parking.expire(now):
             self._peers.send(peer_id, refusal)
         self._forget(now)
-        if self.num_quarantined_blocks > self._settings.max_quarantined_share * self._pool_blocks:
-            if not self.must_restart:
-                self._free_quarantine()
-        else:
-            self.must_restart = False
+        self._watch_quarantine(now)
 
     def next_deadline(self) -> float | None:
         """When `tick` is wanted, at the latest."""
@@ -329,6 +327,17 @@ class Handoffs:
                 del self._entries[handoff_id]
 
     # --- quarantine ---
+
+    def _watch_quarantine(self, now: float) -> None:
+        """Act once it has been too large for `quarantine_wait_s`."""
+        settings = self._settings
+        if self.num_quarantined_blocks <= settings.max_quarantined_share * self._pool_blocks:
+            self._crowded_at, self.must_restart = None, False
+        elif self._crowded_at is None:
+            self._crowded_at = now
+        elif now - self._crowded_at >= settings.quarantine_wait_s and not self.must_restart:
+            self._crowded_at = None
+            self._free_quarantine()
 
     def _fenced(self, peer_id: PeerId) -> bool:
         """Whether a new agent of ours ends this peer's writes."""

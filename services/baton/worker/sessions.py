@@ -316,8 +316,13 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             if session.stream is not stream or reader.done():
                 return
             frame = session.take_frame(self._load)
-            if frame is not None:
+            if frame is None:
+                continue
+            try:
                 await context.write(session_pb2.SessionResponse(frame=frame))
+            except grpc.aio.InternalError:
+                # The stream is over; the session keeps what this frame held.
+                return
 
     async def _read(
         self,

@@ -25,7 +25,7 @@ from fakes.worker_pair import RawPeer, nothing_left, workers
 
 
 async def test_quarantine_past_its_cap_recreates_the_transport() -> None:
-    settings = TransferSettings(max_quarantined_share=0.1)
+    settings = TransferSettings(max_quarantined_share=0.1, quarantine_wait_s=0.2)
     async with workers(settings=settings) as (source, target):
         source.transport.faults.hold = 1
         handoff = Handoff(source, target).run()
@@ -44,8 +44,24 @@ async def test_quarantine_past_its_cap_recreates_the_transport() -> None:
         assert nothing_left(source, target)
 
 
-async def test_recreating_does_not_free_what_a_local_peer_writes_by_itself() -> None:
+async def test_quarantine_past_its_cap_waits_for_proof_that_its_writer_is_dead() -> None:
     settings = TransferSettings(max_quarantined_share=0.1)
+    async with workers(settings=settings) as (source, target):
+        target.transport.recreate_fences_node = False
+        source.transport.faults.hold = 1
+        handoff = Handoff(source, target).run()
+        await until(lambda: source.transport.num_held)
+        target.handoffs.cancel(handoff.target_key, "client gone")
+        await until(lambda: target.host.quarantined)
+        # Several looks later, as many as the proof may take.
+        await asyncio.sleep(0.3)
+        assert not target.handoffs.must_restart
+        target.handoffs.peer_dead(source.name, source.epoch)
+        await until(lambda: not target.host.quarantined)
+
+
+async def test_recreating_does_not_free_what_a_local_peer_writes_by_itself() -> None:
+    settings = TransferSettings(max_quarantined_share=0.1, quarantine_wait_s=0.2)
     async with workers(settings=settings) as (source, target):
         target.transport.recreate_fences_node = False
         source.transport.faults.hold = 1

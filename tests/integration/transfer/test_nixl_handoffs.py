@@ -162,7 +162,7 @@ async def test_client_that_goes_away_frees_both_ends() -> None:
 
 
 async def test_quarantine_past_its_cap_recreates_the_agent() -> None:
-    async with here(max_quarantined_share=0.1) as worker:
+    async with here(max_quarantined_share=0.1, quarantine_wait_s=0.2) as worker:
         with child(worker_main, "source", 7, SETTINGS) as source:
             await granted_to_child(worker, source)
             await ask(source, "ready", 0, 0, 3, False)
