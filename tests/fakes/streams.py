@@ -43,6 +43,14 @@ class Answer:
                 self.finish[i] = choice["finish_reason"]
 
 
+async def read_refusal(status: bytes, reader: asyncio.StreamReader) -> str:
+    """The rest of an answer that is no stream: its headers and its whole body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    lengths = [h for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")]
+    body = await reader.readexactly(int(lengths[0].split(b":")[1])) if lengths else b""
+    return (status + head + body).decode(errors="replace")
+
+
 async def ask(
     url: str, body: Body, path: str = "/v1/completions", headers: str = "", answer: Any = None
 ) -> Answer:
@@ -57,7 +65,7 @@ async def ask(
         writer.write(f"{head}content-type: application/json\r\n\r\n".encode() + raw)
         status = await reader.readline()
         if b" 200 " not in status:
-            answer.problem = (status + await reader.read(2000)).decode(errors="replace")
+            answer.problem = await read_refusal(status, reader)
             return answer
         while line := await reader.readline():
             if line.startswith(b"data: [DONE]"):

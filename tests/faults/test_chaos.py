@@ -28,6 +28,7 @@ import pytest
 
 from fakes.deployment import Deployment, deployment, wait_for
 from fakes.faulty_worker import MESSAGE_FAULTS
+from fakes.streams import read_refusal
 
 SECONDS = float(os.environ.get("BATON_TEST_CHAOS_SECONDS", "24"))
 STREAMS = int(os.environ.get("BATON_TEST_CHAOS_STREAMS", "24"))
@@ -86,7 +87,7 @@ async def ask(url: str, wanted: Body, *, leave_after: int | None = None) -> Answ
         writer.write(f"{head}content-type: application/json\r\n\r\n".encode() + raw)
         status = await reader.readline()
         if b" 200 " not in status:
-            answer.problem = (status + await reader.read(600)).decode(errors="replace")
+            answer.problem = await read_refusal(status, reader)
             return answer
         while line := await reader.readline():
             if not line.startswith(b"data: "):
