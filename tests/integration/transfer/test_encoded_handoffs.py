@@ -6,14 +6,12 @@ import contextlib
 import os
 import queue
 from collections.abc import AsyncIterator, Iterator
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import pytest
 
 from baton.core.errors import HandoffError
-from baton.core.kv import GroupSpec
 from baton.core.settings import TransferSettings
 from baton.transfer.base import (
     Arena,
@@ -25,9 +23,8 @@ from baton.transfer.base import (
 )
 from baton.transfer.layout import whole_slice
 from baton.transfer.nixl import NixlTransport
-from baton.transfer.state import BlockCheck
-from baton.transfer.verifier import Check
 from baton.transfer.wire_codec import wire_codecs
+from fakes.encoded_memory import NUM_BLOCKS, SPEC, WIRE, make_memory, memory_main
 from fakes.nixl_process import Child, child
 from fakes.transfer import GROUP, FakeWorker, Handoff, due_of, hashes_of, make_arena, until
 from fakes.worker_pair import nothing_left, workers
@@ -211,39 +208,6 @@ async def test_cancelled_while_it_is_decoded_leaves_nothing() -> None:
 
 
 # --- by NIXL ---
-
-SPEC = GroupSpec("full", 4, 2, 64, 64, 16, "float32")
-NUM_BLOCKS = 600
-# TCP semantics: no process copies by itself.
-WIRE = TransferSettings(codec="int8", ucx_tls="tcp,self")
-
-
-def make_memory() -> Arena:
-    view = np.zeros((NUM_BLOCKS, SPEC.block_bytes), np.uint8)
-    size = (NUM_BLOCKS, SPEC.block_bytes)
-    return Arena(0, view.ctypes.data, *size, "DRAM", 0, view, whole_slice(SPEC))
-
-
-def memory_main(pipe: Connection) -> None:
-    """Owns an arena and an agent. Commands: check, blocks, flip, recreate."""
-    arena = make_memory()
-    codecs = wire_codecs(WIRE, [SPEC], [arena])
-    transport = NixlTransport(f"int8-memory-{os.getpid()}", WIRE)
-    transport.register([arena], codecs)
-    pipe.send((transport.endpoint_metadata(), arena.address))
-    while True:
-        command, *args = pipe.recv()
-        if command == "check":
-            pipe.send(Check([arena], codecs, [BlockCheck(0, *args)]).run())
-        elif command == "blocks":
-            pipe.send(arena.view[args[0]].copy())
-        elif command == "flip":
-            arena.view[args[0], args[1]] ^= 1
-            pipe.send(None)
-        elif command == "recreate":
-            transport.recreate()
-            arena.view[:] = 0
-            pipe.send(transport.endpoint_metadata())
 
 
 class Source:
