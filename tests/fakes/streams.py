@@ -14,13 +14,17 @@ Body = dict[str, Any]
 
 @dataclass
 class Answer:
-    """Per choice: token ids, text, logprobs and finish reason; the usage; the longest pause."""
+    """Per choice: token ids, text, logprobs and finish reason; the usage; the longest pause.
+
+    `first_s` is the wait for the first event, `gap_s` the longest one after it.
+    """
 
     tokens: dict[int, list[int]] = field(default_factory=dict)
     text: dict[int, str] = field(default_factory=dict)
     logprobs: dict[int, list[Any]] = field(default_factory=dict)
     finish: dict[int, str] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
+    first_s: float = 0.0
     gap_s: float = 0.0
     is_done: bool = False
     problem: str = ""
@@ -52,15 +56,25 @@ async def read_refusal(status: bytes, reader: asyncio.StreamReader) -> str:
 
 
 async def ask(
-    url: str, body: Body, path: str = "/v1/completions", headers: str = "", answer: Any = None
+    url: str,
+    body: Body,
+    path: str = "/v1/completions",
+    headers: str = "",
+    answer: Any = None,
+    *,
+    leave_after: int | None = None,
 ) -> Answer:
-    """Stream one answer, into `answer` if it is given, to see it grow."""
+    """Stream one answer, into `answer` if it is given, to see it grow.
+
+    It ends with [DONE], with an error, or when the client leaves after so many events.
+    """
     address = urlsplit(url)
     raw = json.dumps({**body, "stream": True}).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n{headers}"
     answer = Answer() if answer is None else answer
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    last = 0.0
+    asked = last = time.monotonic()
+    num_events = 0
     try:
         writer.write(f"{head}content-type: application/json\r\n\r\n".encode() + raw)
         status = await reader.readline()
@@ -74,10 +88,15 @@ async def ask(
             if not line.startswith(b"data: "):
                 continue
             answer.take(json.loads(line[6:]))
+            num_events += 1
             now = time.monotonic()
-            if last:
+            if num_events == 1:
+                answer.first_s = now - asked
+            else:
                 answer.gap_s = max(answer.gap_s, now - last)
             last = now
+            if answer.problem or num_events == leave_after:
+                break
         return answer
     finally:
         writer.close()

@@ -11,7 +11,6 @@ run.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -19,16 +18,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from fakes.deployment import Deployment, deployment, wait_for
 from fakes.faulty_worker import MESSAGE_FAULTS
-from fakes.streams import read_refusal
+from fakes.streams import Body, ask
 
 SECONDS = float(os.environ.get("BATON_TEST_CHAOS_SECONDS", "24"))
 STREAMS = int(os.environ.get("BATON_TEST_CHAOS_STREAMS", "24"))
@@ -45,8 +41,6 @@ WORKERS = {f"{role}-{i}": role for role in ("prefill", "decode") for i in range(
 NUM_PROMPTS = 60
 FAULTS = (*MESSAGE_FAULTS, "corrupt", "freeze", "abort")
 
-Body = dict[str, Any]
-
 
 def body(i: int) -> Body:
     rng = random.Random(i)
@@ -61,55 +55,7 @@ def body(i: int) -> Body:
         "presence_penalty": 0.4 if i % 7 == 0 else 0,
         "seed": i,
         "n": choices,
-        "stream": True,
     }
-
-
-@dataclass
-class Answer:
-    """Tokens by choice; when each event came; how the stream ended."""
-
-    tokens: dict[int, list[int]] = field(default_factory=dict)
-    gap_s: float = 0.0
-    done: bool = False
-    problem: str = ""
-
-
-async def ask(url: str, wanted: Body, *, leave_after: int | None = None) -> Answer:
-    """One streamed completion, token ids collected; a client may leave after some events."""
-    address = urlsplit(url)
-    raw = json.dumps(wanted).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n"
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    answer = Answer()
-    last = time.monotonic()
-    try:
-        writer.write(f"{head}content-type: application/json\r\n\r\n".encode() + raw)
-        status = await reader.readline()
-        if b" 200 " not in status:
-            answer.problem = await read_refusal(status, reader)
-            return answer
-        while line := await reader.readline():
-            if not line.startswith(b"data: "):
-                continue
-            if line.startswith(b"data: [DONE]"):
-                answer.done = True
-                break
-            event = json.loads(line[6:])
-            if "error" in event:
-                answer.problem = json.dumps(event)
-                break
-            now = time.monotonic()
-            answer.gap_s, last = max(answer.gap_s, now - last), now
-            for choice in event["choices"]:
-                answer.tokens.setdefault(choice["index"], []).extend(choice["token_ids"])
-            if leave_after is not None:
-                leave_after -= 1
-                if leave_after <= 0:
-                    break
-        return answer
-    finally:
-        writer.close()
 
 
 class Clients:
@@ -124,8 +70,8 @@ class Clients:
         self.num_tokens = 0
         self.broken: list[str] = []
         self.wrong: list[str] = []
-        # (when it ended, its longest pause)
-        self.gaps: list[tuple[float, float]] = []
+        # Each stream's longest wait for an event.
+        self.gaps: list[float] = []
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -138,8 +84,8 @@ class Clients:
             answer = await ask(self._url, body(i))
             self.num_streams += 1
             self.num_tokens += sum(len(tokens) for tokens in answer.tokens.values())
-            self.gaps.append((time.monotonic(), answer.gap_s))
-            if answer.problem or not answer.done:
+            self.gaps.append(max(answer.first_s, answer.gap_s))
+            if answer.problem or not answer.is_done:
                 self.broken.append(f"prompt {i}: {answer.problem or 'closed early'}")
             elif answer.tokens != self._expected[i]:
                 self.wrong.append(f"prompt {i}: {answer.tokens} is not {self._expected[i]}")
@@ -217,7 +163,7 @@ def expected() -> list[dict[int, list[int]]]:
 
     async def ask_all(url: str) -> list[dict[int, list[int]]]:
         answers = await asyncio.gather(*(ask(url, body(i)) for i in range(NUM_PROMPTS)))
-        assert all(answer.done for answer in answers)
+        assert all(answer.is_done for answer in answers)
         return [answer.tokens for answer in answers]
 
     with deployment(*FLAGS, environment=ENVIRONMENT) as alone:
@@ -260,7 +206,7 @@ def test_chaos_breaks_no_stream(
 
 def report(chaos: Chaos, clients: Clients) -> None:
     """Print what happened, for `make chaos`."""
-    gaps = sorted(gap for _, gap in clients.gaps)
+    gaps = sorted(clients.gaps)
     print(f"\nseed {SEED}, {SECONDS:g} s, {STREAMS} streams at a time")
     print("faults:", ", ".join(f"{count} x {fault}" for fault, count in chaos.counts.items()))
     print(

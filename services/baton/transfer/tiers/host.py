@@ -9,6 +9,7 @@ import numpy as np
 import xxhash
 
 from baton.transfer.base import Arena
+from baton.transfer.checksum import device_blocks
 from baton.transfer.codec import Bytes, Codec
 
 
@@ -84,7 +85,7 @@ class DeviceBlocks:
         self._torch = torch
         device = torch.device("cuda", arena.device_id)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._memory = torch.as_tensor(_DeviceArray(arena), device=device)
+        self._memory = device_blocks(arena)
         self._buffer = torch.empty(arena.block_bytes, dtype=torch.uint8, pin_memory=True)
         self._view: Bytes = self._buffer.numpy()
 
@@ -102,18 +103,6 @@ class DeviceBlocks:
         with self._torch.cuda.stream(self._stream):
             to.copy_(of, non_blocking=True)
         self._stream.synchronize()
-
-
-class _DeviceArray:
-    """An arena's memory as torch takes it over without a copy."""
-
-    def __init__(self, arena: Arena) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (arena.num_blocks, arena.block_bytes),
-            "typestr": "|u1",
-            "data": (arena.address, False),
-            "version": 3,
-        }
 
 
 def _allocate(num_slots: int, record_bytes: int, *, pinned: bool) -> Bytes:
