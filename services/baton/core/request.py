@@ -97,7 +97,12 @@ class Request:
     lora_revision: str = ""
     tenant_salt: str = ""
     grammar: str = ""
+    # Higher goes first, where the queue policy knows priorities.
     priority: int = 0
+    # Whose share of the service it takes; empty for anybody without a key.
+    tenant: str = ""
+    # Requests with the same one are best served by the same worker (a conversation, a user).
+    affinity: str = ""
     traceparent: str = ""
     # Seconds for which the KV of prompt and output is to stay cached after the end.
     cache_ttl_s: float = 0.0

@@ -74,10 +74,10 @@ class Running:
         self._dispatcher.release(self)
 
     def on_adopted(self, part: Part, timing: session_pb2.HandoffTiming) -> None:
-        self._dispatcher.adopted(part, timing)
+        self._dispatcher.handoffs.adopted(part.side, timing)
 
     def on_first_step(self, timing: session_pb2.HandoffTiming) -> None:
-        self._dispatcher.first_step(timing)
+        self._dispatcher.handoffs.first_step(timing)
 
     def on_failed(self, part: Part, error: BatonError, *, retryable: bool) -> None:
         if part.side is Side.HEIR:
