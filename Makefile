@@ -12,7 +12,8 @@ ARGS ?=
 
 .PHONY: help setup serve test test-unit test-integration test-faults test-gpu fmt fmt-check lint \
         types imports proto docs drift readme check chaos fuzz-handoffs soak-handoffs \
-        bench-gateway bench-overlap bench-tiers bench-transfer bench-gpu clean
+        bench-gateway bench-streams bench-overload bench-overlap bench-router bench-routing \
+        bench-tiers bench-transfer bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -27,11 +28,11 @@ serve: ## serve the embedded model: Ray, workers, gateway; ARGS="--port 8001 --d
 
 test: ## unit and integration tests; ARGS="-k handoff"
 	@$(SETUP)
-	@$(BIN)/pytest -m "not gpu" $(ARGS)
+	@$(BIN)/pytest -m "not gpu" -n 2 --dist loadgroup $(ARGS)
 
 test-unit: ## unit tests alone
 	@$(SETUP)
-	@$(BIN)/pytest tests/unit -m "not gpu" $(ARGS)
+	@$(BIN)/pytest tests/unit -m "not gpu" -n 2 $(ARGS)
 
 test-integration: ## tests over real processes: Ray, NIXL, Redis
 	@$(SETUP)
@@ -78,7 +79,7 @@ drift: ## fail when generated files differ from their sources
 	@$(SETUP)
 	@scripts/check_generated
 
-readme: ## fail when README.md names commands, flags or files that are not there
+readme: ## fail when a page names commands, flags or files that are not there
 	@$(SETUP)
 	@$(BIN)/python scripts/check_readme.py
 
@@ -101,9 +102,25 @@ bench-gateway: ## CPU of the gateway per million tokens, against a bare uvicorn 
 	@$(SETUP)
 	@$(BIN)/python loadtests/bench_gateway.py $(ARGS)
 
+bench-streams: ## 5,000 open streams: memory of the gateway for each, gaps between tokens
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_streams.py $(ARGS)
+
+bench-overload: ## goodput at 1x and 3x of the capacity, and fairness between tenants
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_overload.py $(ARGS)
+
 bench-overlap: ## how much of a KV transfer hides behind the prompt's compute
 	@$(SETUP)
 	@$(BIN)/python loadtests/bench_overlap.py $(ARGS)
+
+bench-router: ## hashing, prefix index and choice of a worker: CPU and memory; ARGS="--part tokens"
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_router.py $(ARGS)
+
+bench-routing: ## routing quality on virtual time; BATON_BENCH_TRACES=FOLDER ARGS="--save"
+	@$(SETUP)
+	@$(BIN)/python loadtests/bench_routing.py $(ARGS)
 
 bench-tiers: ## first token of an evicted prompt: computed again, from host memory, from disk
 	@$(SETUP)

@@ -10,99 +10,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-from client import Outcome, short_requests, stream
+from client import Outcome, chat, short_requests, stream
+from gateway import HERE, free_port, gateway, mock_workers, process, wait_until
 from measure import cpu_seconds, hardware, save
 
-HERE = Path(__file__).parent
 STEP_MS = 10.0
 STREAMS = 64
 CONNECTIONS = 32
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def process(*command: str, **kwargs: Any) -> Iterator[subprocess.Popen[str]]:
-    """A child that is ended on the way out."""
-    child = subprocess.Popen([sys.executable, *command], text=True, **kwargs)
-    try:
-        yield child
-    finally:
-        child.terminate()
-        child.wait(timeout=20)
-
-
-def wait_until(done: Any, what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError, OSError):
-            if done():
-                return
-        time.sleep(0.1)
-    raise SystemExit(f"gave up waiting for {what}")
-
-
-@contextlib.contextmanager
-def gateway(pools: dict[str, int]) -> Iterator[tuple[str, int]]:
-    """A gateway with mock workers; yields (url, pid)."""
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        token_file = Path(folder) / "token"
-        front = stack.enter_context(
-            process(
-                *("-m", "baton.cli.main", "gateway", "--port", "0", "--grpc-port", "0", "--json"),
-                *("--token-file", str(token_file), "--log-level", "error"),
-                stdout=subprocess.PIPE,
-            )
-        )
-        assert front.stdout
-        addresses = json.loads(front.stdout.readline())
-        for role, count in pools.items():
-            wanted = {
-                "store_url": addresses["store"],
-                "token": token_file.read_text().strip(),
-                "role": role,
-                "count": count,
-                "step_ms": STEP_MS,
-            }
-            stack.enter_context(
-                process(str(HERE / "worker_farm.py"), json.dumps(wanted), stdin=subprocess.PIPE)
-            )
-        url = addresses["http"]
-
-        def ready() -> bool:
-            workers = httpx.get(f"{url}/v1/baton/workers", timeout=5).json()["data"]
-            return len([w for w in workers if w["state"] == "ready"]) == sum(pools.values())
-
-        wait_until(ready, "mock workers")
-        yield url, front.pid
-
-
-def chat(words: int, max_tokens: int, *, streamed: bool) -> dict[str, Any]:
-    return {
-        "model": "baton-tiny",
-        "messages": [{"role": "user", "content": " ".join(["the"] * words)}],
-        "max_tokens": max_tokens,
-        "stream": streamed,
-        "ignore_eos": True,
-    }
 
 
 async def paced(url: str, path: str, num_tokens: int) -> Outcome:
@@ -168,12 +87,16 @@ def main() -> None:
         ("4 sequences a frame", {"any": STREAMS // 4}),
         ("16 sequences a frame", {"any": STREAMS // 16}),
     ]:
-        with gateway(pools) as (url, pid):
-            cost = cpu_per_million(url, path, pid, options.tokens)
+        # A handoff for each request, also where a decode worker would be as fast alone.
+        with (
+            gateway(ROUTER__DISAGGREGATION="always") as front,
+            mock_workers(front, pools, step_ms=STEP_MS),
+        ):
+            cost = cpu_per_million(front.url, path, front.pid, options.tokens)
             figures[f"gateway_cpu_s_per_million_tokens, {label}"] = round(cost, 2)
             print(f"{'gateway, ' + label:44} {cost:6.1f}   ({cost / baseline:.2f} x bare)")
             if "decode" in pools:
-                short, rate = cpu_per_thousand_short(url, pid, options.requests)
+                short, rate = cpu_per_thousand_short(front.url, front.pid, options.requests)
                 figures["gateway_cpu_s_per_thousand_short_requests"] = round(short, 3)
                 print(
                     f"{'gateway, short requests':44} {short:6.2f} CPU-s per thousand, {rate:.0f}/s"

@@ -14,19 +14,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import os
 import random
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
+from gateway import await_workers, environment, gateway, process
 from measure import hardware, save
 from throttled_pair import throttled_pair
 
@@ -78,44 +73,27 @@ async def throttled(layer_groups: int, runs: int) -> Figures:
 @contextlib.contextmanager
 def deployment(layer_groups: int, ucx_tls: str | None) -> Iterator[str]:
     """A gateway, a prefill and a decode worker; the gateway's URL."""
-    folder = Path(tempfile.mkdtemp(prefix="baton-overlap-"))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("BATON_")}
-    environment |= {
-        "BATON_ENGINE__MAX_BATCH_TOKENS": str(CHUNK_TOKENS),
-        "BATON_TRANSFER__LAYER_GROUPS": str(layer_groups),
+    settings = {
+        "ENGINE__MAX_BATCH_TOKENS": str(CHUNK_TOKENS),
+        "TRANSFER__LAYER_GROUPS": str(layer_groups),
     }
     if ucx_tls:
-        environment["BATON_TRANSFER__UCX_TLS"] = ucx_tls
-    flags = ("--token-file", str(folder / "token"), "--kv-memory", "512MiB")
-    children: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str, *command: str) -> Path:
-        log = folder / f"{name}.log"
-        with log.open("wb") as out:
-            children.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "baton.cli.main", *command, *flags],
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,
+        settings["TRANSFER__UCX_TLS"] = ucx_tls
+    with contextlib.ExitStack() as stack:
+        # An idle decode worker would compute the prompts itself.
+        front = stack.enter_context(gateway(ROUTER__DISAGGREGATION="always"))
+        for role in ("prefill", "decode"):
+            stack.enter_context(
+                process(
+                    *("-m", "baton.cli.main", "worker", "--role", role, "--worker-id", role),
+                    *("--store", front.store, "--token-file", str(front.token_file)),
+                    *("--kv-memory", "512MiB", "--log-level", "error"),
+                    stderr=subprocess.DEVNULL,
+                    env=environment(settings),
                 )
             )
-        return log
-
-    try:
-        log = start("gateway", "gateway", "--port", "0", "--grpc-port", "0", "--json")
-        addresses = _poll(lambda: _addresses(log), "the gateway")
-        url, store = addresses["http"], addresses["store"]
-        for role in ("prefill", "decode"):
-            start(role, "worker", "--role", role, "--worker-id", role, "--store", store)
-        _poll(lambda: _num_ready(url) == 2, "two workers")
-        yield url
-    finally:
-        for child in reversed(children):
-            child.terminate()
-        for child in children:
-            child.wait(timeout=40)
+        await_workers(front, 2)
+        yield front.url
 
 
 def measured(layer_groups: int, ucx_tls: str | None, runs: int) -> Figures:
@@ -176,30 +154,6 @@ def _sums(url: str) -> Figures:
             key = f"{base} {overlap}".strip()
             found[key] = found.get(key, 0.0) + float(value)
     return found
-
-
-def _num_ready(url: str) -> int:
-    workers = httpx.get(f"{url}/v1/baton/workers", timeout=5).json()["data"]
-    return sum(1 for worker in workers if worker["state"] == "ready")
-
-
-def _addresses(log: Path) -> Any:
-    for line in log.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            document = json.loads(line)
-            if isinstance(document, dict) and "http" in document:
-                return document
-    return None
-
-
-def _poll(look: Any, what: str, timeout_s: float = 120.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError, OSError):
-            if found := look():
-                return found
-        time.sleep(0.1)
-    raise SystemExit(f"gave up waiting for {what}")
 
 
 def main() -> None:

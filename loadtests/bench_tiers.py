@@ -29,7 +29,6 @@ from baton.core.request import Request, SamplingParams
 from baton.core.settings import EngineSettings, ModelSettings, TierSettings
 from baton.engine.engine import Engine
 from baton.engine.model_runner import ModelRunner
-from baton.worker.build import arenas_of
 from baton.worker.tiers import build_tiers
 
 DIGEST = "be" * 16
@@ -69,7 +68,7 @@ class Bench:
         self.engine = Engine(settings, runner, DIGEST)
         self.inbox: queue.Queue[Callable[[], None]] = queue.Queue()
         self.mover = build_tiers(
-            tiers, self.engine, runner.groups, DIGEST, arenas_of(runner), self.inbox.put
+            tiers, self.engine, runner.groups, DIGEST, runner.arenas(), self.inbox.put
         )
         self._number = 0
 

@@ -4,9 +4,11 @@
 
 Two worker processes without engines, see `transfer_ends`. Goodput is a handoff's bytes over the
 time from its Offer to Accepted: of IN_FLIGHT at once, from the first Offer to the last Accepted,
-and of one alone, whose messages nothing hides. Raw is one prepared NIXL request that writes the
-same blocks of the same memory, by an agent that does nothing else. They take turns. A handoff
-without data is one of a single block that the target holds already.
+and of one alone, whose messages nothing hides. It is 512 MiB by default: what a prompt of 4,096
+tokens has in bfloat16 with 32 layers and 8 KV heads of 128 dimensions, as 8B models have. Raw is
+one prepared NIXL request that writes the same blocks of the same memory, by an agent that does
+nothing else. They take turns. A handoff without data is one of a single block that the target holds
+already.
 """
 
 from __future__ import annotations
@@ -164,7 +166,7 @@ def apart(function: Callable[..., Figures], *args: object) -> Figures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--runs", type=int, default=15, help="handoffs per figure")
-    parser.add_argument("--mib", type=int, default=128, help="size of a handoff")
+    parser.add_argument("--mib", type=int, default=512, help="size of a handoff")
     parser.add_argument("--fixed-runs", type=int, default=500, help="handoffs without data")
     parser.add_argument("--save", action="store_true", help="write results/bench-transfer.json")
     args = parser.parse_args()

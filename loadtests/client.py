@@ -18,7 +18,19 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def _post(path: str, body: dict[str, Any]) -> bytes:
+def chat(words: int, max_tokens: int, *, streamed: bool) -> dict[str, Any]:
+    """The body of a chat with a prompt of so many words."""
+    return {
+        "model": "baton-tiny",
+        "messages": [{"role": "user", "content": " ".join(["the"] * words)}],
+        "max_tokens": max_tokens,
+        "stream": streamed,
+        "ignore_eos": True,
+    }
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    """The bytes of a request."""
     raw = json.dumps(body).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
@@ -32,7 +44,7 @@ async def stream(url: str, path: str, body: dict[str, Any], outcome: Outcome) ->
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
-        writer.write(_post(path, body))
+        writer.write(post(path, body))
         tail = b""
         status = b""
         while True:
@@ -62,7 +74,7 @@ async def short_requests(
     """`count` requests one after the other on one keep-alive connection."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    request = _post(path, body)
+    request = post(path, body)
     try:
         for _ in range(count):
             writer.write(request)

@@ -11,18 +11,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from baton.core.handoff import Key
 from baton.core.kv import kv_digest
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import EngineSettings, TransferSettings
 from baton.engine.engine import Engine
 from baton.engine.mock import MockRunner
-from baton.engine.outputs import EngineLoad, Key, StepOutput
+from baton.engine.outputs import EngineLoad, StepOutput
 from baton.telemetry import rpc
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.inproc import InprocTransport
 from baton.v1 import common_pb2, session_pb2, transfer_pb2_grpc
 from baton.wire.request import HANDOFF_ID_BYTES, submit_from_request
-from baton.worker.build import arenas_of
 from baton.worker.engine_loop import EngineLoop
 
 TOKEN = "bench"
@@ -43,7 +43,7 @@ class Side(transfer_pb2_grpc.TransferServiceServicer):
         runner = MockRunner(self._settings)
         digest = kv_digest(runner.identity, runner.groups, runner.rope)
         engine = Engine(self._settings, runner, digest, layer_groups=transfer.layer_groups)
-        arenas = arenas_of(runner)
+        arenas = runner.arenas()
         self.transport.register(arenas)
         self._server = rpc.server(TOKEN)
         port = rpc.listen(self._server, "127.0.0.1", 0)

@@ -21,20 +21,14 @@ import grpc
 import numpy as np
 
 from baton.core.errors import BatonError
-from baton.core.kv import GroupSpec
+from baton.core.gc_pauses import settle_gc
+from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, ReservedGroup, SourceOutput
+from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import TransferSettings
 from baton.telemetry import rpc
-from baton.transfer.base import (
-    Arena,
-    HandoffTiming,
-    Key,
-    MoveStop,
-    ReservedGroup,
-    SourceOutput,
-)
+from baton.transfer.base import HandoffTiming
 from baton.transfer.handoffs import Handoffs
-from baton.transfer.layout import whole_slice
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2, transfer_pb2, transfer_pb2_grpc
 from baton.worker.inbox import Inbox
@@ -121,7 +115,7 @@ class BenchHost:
 
     def release(self, key: Key) -> None: ...
 
-    def stop_move(self, key: Key) -> MoveStop | None:
+    def stop_move(self, key: Key) -> MoveStopped | None:
         return None
 
     def new_key(self) -> Key:
@@ -143,12 +137,12 @@ class BenchHost:
 
 
 class Loop(threading.Thread):
-    """The loop thread: runs what is posted, and looks at deadlines."""
+    """As `worker.engine_loop.EngineLoop` while its engine has nothing to do."""
 
     def __init__(self) -> None:
         super().__init__(name="bench-loop", daemon=True)
         self._inbox = Inbox(self._serve)
-        self._sleeps_until = 0.0
+        self._wakes_at = 0.0
         self.handoffs: Handoffs | None = None
         self._stopping = False
 
@@ -177,25 +171,23 @@ class Loop(threading.Thread):
         self.call(end)
 
     def run(self) -> None:
-        while not self._stopping:
-            self._inbox.wait(max(0.0, self._sleeps_until - time.monotonic()))
-            self._turn()
-
-    def _turn(self) -> None:
-        while (work := self._inbox.pop()) is not None:
-            work()
         assert self.handoffs is not None, "attached before the start"
-        self.handoffs.tick()
-        self._sleeps_until = self._due_at()
+        while not self._stopping:
+            self._wakes_at = self._due_at()
+            self._inbox.wait(max(0.0, self._wakes_at - time.monotonic()))
+            self._work_off()
+            self.handoffs.tick()
 
     def _serve(self) -> None:
-        """As `_turn`, on the thread that brought the work, while the loop's waits."""
-        before = self._sleeps_until
-        self._turn()
-        if self._sleeps_until < before:
+        """On the thread that brought the work, while the loop's waits."""
+        self._work_off()
+        assert self.handoffs is not None, "attached before the start"
+        if self.handoffs.holds_up or self._due_at() < self._wakes_at:
             self._inbox.call()
-        else:
-            self._sleeps_until = before
+
+    def _work_off(self) -> None:
+        while (work := self._inbox.pop()) is not None:
+            work()
 
     def _due_at(self) -> float:
         assert self.handoffs is not None, "attached before the start"
@@ -243,6 +235,7 @@ class End(transfer_pb2_grpc.TransferServiceServicer):
         self._server.add_generic_rpc_handlers([_Echo()])
         await self._server.start()
         self.loop.start()
+        settle_gc()
 
     async def stop(self) -> None:
         await asyncio.to_thread(self.loop.stop)
@@ -275,7 +268,7 @@ class End(transfer_pb2_grpc.TransferServiceServicer):
         count = len(plan.local)
         num_tokens = count * self._group.block_size
         keys = [(self.name, number) for number in numbers]
-        dues = [Due(key, num_tokens, (plan.hashes,), (count,)) for key in keys]
+        dues = [OfferDue(key, num_tokens, (plan.hashes,), (count,)) for key in keys]
         began = 0.0
 
         def offer() -> None:
@@ -283,7 +276,7 @@ class End(transfer_pb2_grpc.TransferServiceServicer):
             began = time.perf_counter()
             for due in dues:
                 self.handoffs.offer(due)
-                self.handoffs.blocks_ready(due.key, (0,), (plan.local,), True, OUTPUTS)
+                self.handoffs.blocks_ready(BlocksReady(due.key, (0,), (plan.local,), True), OUTPUTS)
 
         self.loop.post(offer)
         end = 0.0
@@ -293,17 +286,6 @@ class End(transfer_pb2_grpc.TransferServiceServicer):
                 raise ended
             end = max(end, ended)
         return end - began
-
-
-@dataclass(frozen=True)
-class Due:
-    """As `engine.outputs.OfferDue`."""
-
-    key: Key
-    num_tokens: int
-    hashes: tuple[tuple[bytes, ...], ...]
-    num_blocks: tuple[int, ...]
-    growth_tokens: int = 0
 
 
 def make_arena(num_blocks: int, block_bytes: int) -> Arena:

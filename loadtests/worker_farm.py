@@ -1,6 +1,7 @@
 """Many mock workers in one process, for benches that need more workers than cores.
 
-Usage: worker_farm.py JSON, with store_url, token, role, count, step_ms. Ends at end of input.
+Usage: worker_farm.py JSON, with store_url, token, role, count, step_ms and, where they are not the
+usual ones, max_sequences and kv_blocks. Ends at end of input.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ def main() -> None:
     groups = WorkerGroups(
         model=ModelSettings(),
         engine=EngineSettings(
-            kind="mock", mock_step_ms=wanted["step_ms"], mock_prefill_us_per_token=1.0
+            kind="mock",
+            mock_step_ms=wanted["step_ms"],
+            mock_prefill_us_per_token=1.0,
+            max_sequences=wanted.get("max_sequences", 256),
+            max_batch_tokens=max(1024, 2 * wanted.get("max_sequences", 0)),
+            kv_blocks=wanted.get("kv_blocks"),
         ),
         worker=WorkerSettings(),
         # Workers of role any hand nothing over, and need no agent each.

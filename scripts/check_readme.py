@@ -1,6 +1,6 @@
 """Fail when a page names a command, flag, make target, link or path that is not there.
 
-`python scripts/check_readme.py [PAGE...]`; by default the pages that people read first.
+`python scripts/check_readme.py [PAGE...]`; by default all pages for people.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer.main
 
 from baton.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/request-life.md", "docs/handoff.md"]
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")),
+]
 # Repository paths in backticks; shortened ones (`gateway/openai.py`) are below services/baton.
 PATH = re.compile(r"`([\w.]+(?:/[\w.]+)*/(?:[\w.]+)?)`")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 SHELL = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# `make bench-router`, `baton drain ID`.
+SPAN = re.compile(r"`((?:make|baton) [^`]+)`")
 PLACEHOLDER = re.compile(r"@[A-Z_]{3,}@")
 
 
@@ -40,6 +46,8 @@ def problems(page: Path) -> Iterator[str]:
     for block in SHELL.findall(text):
         for line in block.splitlines():
             yield from command_problems(shlex.split(line, comments=True))
+    for span in SPAN.findall(text):
+        yield from command_problems(shlex.split(span))
 
 
 def command_problems(words: list[str]) -> Iterator[str]:
@@ -52,14 +60,19 @@ def command_problems(words: list[str]) -> Iterator[str]:
             if "=" not in word and word not in targets:
                 yield f"make target {word}, which is not in the Makefile"
     elif name == "baton" and len(words) > 1:
-        commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-        if words[1] not in commands:
-            yield f"command baton {words[1]}, which is not there"
-            return
-        known = {flag for parameter in commands[words[1]].params for flag in parameter.opts}
-        for word in words[2:]:
+        command: Any = typer.main.get_command(app)
+        said, rest = "baton", words[1:]
+        # `baton keys create` is a command of a command.
+        while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
+            said += f" {rest[0]}"
+            if rest[0] not in command.commands:
+                yield f"command {said}, which is not there"
+                return
+            command, rest = command.commands[rest[0]], rest[1:]
+        known = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
+        for word in rest:
             if word.startswith("-") and word.partition("=")[0] not in known:
-                yield f"flag {word}, which baton {words[1]} does not have"
+                yield f"flag {word}, which {said} does not have"
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """What every test gets: a clean environment and fixed seeds; and no suite is left out silently.
 
 A suite is a mark whose tests need something that a machine may lack. Without it they are
-deselected and the summary says so; suites named in BATON_TEST_REQUIRED (CI's) must run.
+deselected and the summary says so; suites named in BATON_TEST_REQUIRED (CI's) must run. Under
+pytest-xdist (`make test`) the tests over real processes stay on one worker, one after the other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -46,6 +49,7 @@ SUITES: dict[str, Callable[[], str | None]] = {
     "ray": lambda: None,
 }
 _missing = pytest.StashKey[dict[str, str]]()
+_INTEGRATION = Path(__file__).parent / "integration"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,6 +61,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests of suites that cannot run here."""
+    for item in items:
+        if item.path.is_relative_to(_INTEGRATION):
+            item.add_marker(pytest.mark.xdist_group("integration"))
     missing = config.stash[_missing]
     for suite, reason_if_missing in SUITES.items():
         members = [item for item in items if item.get_closest_marker(suite)]
@@ -70,6 +77,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if wanted:
         reasons = "; ".join(f"{suite}: {missing[suite]}" for suite in sorted(wanted))
         raise pytest.UsageError(f"required suites cannot run: {reasons}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of xdist tells the process that prints the summary."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["missing"] = session.config.stash[_missing]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker has ended."""
+    node.config.stash[_missing].update(getattr(node, "workeroutput", {}).get("missing", {}))
 
 
 def pytest_terminal_summary(

@@ -7,15 +7,16 @@ import queue
 from multiprocessing.connection import Connection
 from typing import Any
 
+from baton.core.kv import Arena, whole_slice
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Arena, BlockWrite, PeerShard, WriteResult
-from baton.transfer.layout import whole_slice
+from baton.transfer.base import BlockWrite, PeerShard, WriteResult
 from baton.transfer.nixl import NixlTransport
 from baton.transfer.preflight import unpack
 from fakes.transfer import GROUP, make_arena
 
 NUM_BLOCKS = 512
-BLOCK_BYTES = 128 * 1024
+# Two pieces of a write, see `nixl_sender`.
+BLOCK_BYTES = 256 * 1024
 
 
 def owner_main(pipe: Connection, settings: dict[str, Any]) -> None:

@@ -39,6 +39,10 @@ class Deployment:
         self.token_file = self._dir / "token"
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("BATON_")},
+            # There is no load balancer to wait for.
+            "BATON_GATEWAY__UNREADY_WAIT_S": "0",
+            # Idle decode workers would compute the prompts themselves, and nothing be handed over.
+            "BATON_ROUTER__DISAGGREGATION": "always",
             **(environment or {}),
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -7,10 +7,8 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Arena
-from baton.transfer.layout import whole_slice
 from baton.transfer.nixl import NixlTransport
 from baton.transfer.state import BlockCheck
 from baton.transfer.verifier import Check

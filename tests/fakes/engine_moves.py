@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, ReservedGroup, SourceOutput
 from baton.core.request import Request
-from baton.engine.outputs import BlocksReady, Key, MoveStopped, OfferDue, Reserved, StepOutput
+from baton.engine.outputs import StepOutput
 from fakes.engines import Driver
 
 GROWTH = 12
@@ -18,7 +19,7 @@ class Mover:
         self.source, self.target, self.key = source, target, key
         self.heir: Key = (f"{key[0]}'", key[1])
         self.ready: list[Any] = []
-        self.reserved: tuple[Reserved, ...] = ()
+        self.reserved: tuple[ReservedGroup, ...] = ()
         self.stop: MoveStopped | None = None
         self.unmoved: str | None = None
 
@@ -86,6 +87,13 @@ class Mover:
         self.stop = stop
         self.ready.append(stop)
 
+    @property
+    def output(self) -> SourceOutput:
+        """What its only choice generated meanwhile."""
+        assert self.stop is not None
+        [output] = self.stop.outputs.values()
+        return output
+
     def copy(self) -> None:
         """Write what is announced where it was granted."""
         for ready in self.ready:
@@ -108,7 +116,8 @@ class Mover:
             for first, ids in zip(self.stop.first_index, self.stop.block_ids, strict=True)
         )
         hashes = tuple(a + b for a, b in zip(self.due.hashes, self.stop.hashes, strict=True))
-        return {self.stop.choice: self.stop.tokens}, hashes, counts
+        outputs = {choice: out.tokens for choice, out in self.stop.outputs.items()}
+        return outputs, hashes, counts
 
     def hand_over(self) -> None:
         """Commit, check, adopt; the source lets go."""

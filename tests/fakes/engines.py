@@ -11,12 +11,13 @@ import numpy as np
 
 from baton.core.block_hash import extend_hashes, root_hash
 from baton.core.errors import BatonError
+from baton.core.handoff import Key, OfferDue, ReservedGroup
 from baton.core.request import FinishReason, Request, SamplingParams
 from baton.core.settings import EngineSettings
 from baton.engine.announce import Tell
 from baton.engine.engine import Engine
 from baton.engine.mock import NUM_LAYERS, MockRunner, kv_of
-from baton.engine.outputs import Key, OfferDue, Reserved, StepOutput, Tier
+from baton.engine.outputs import StepOutput, Tier
 from fakes.clock import ManualClock
 
 VOCAB = 512
@@ -142,13 +143,13 @@ class Driver:
         num_blocks = [spec.num_blocks(num_tokens) for spec in groups]
         return OfferDue(key, num_tokens, tuple(hashes), tuple(num_blocks))
 
-    def reserve(self, key: Key, wanted: Request) -> tuple[Reserved, ...] | None:
+    def reserve(self, key: Key, wanted: Request) -> tuple[ReservedGroup, ...] | None:
         """Offer a request's prompt to this engine."""
         due = self.offer_for(key, wanted)
         self.expect(key, wanted)
         return self.engine.reserve(key, wanted, due.num_tokens, due.hashes, due.num_blocks)
 
-    def write(self, wanted: Request, reserved: tuple[Reserved, ...]) -> None:
+    def write(self, wanted: Request, reserved: tuple[ReservedGroup, ...]) -> None:
         """Write a prompt's KV where it was granted, as a source does."""
         sums = kv_of(wanted.prompt)
         for spec, group, arena in zip(

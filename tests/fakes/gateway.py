@@ -12,16 +12,20 @@ from typing import Any
 import httpx
 import tokenizers
 
-from baton.core.settings import GatewaySettings
+from baton.core.settings import GatewaySettings, RecordSettings
+from baton.gateway.answer.base import OpenAnswers
+from baton.gateway.api.kept_responses import KeptResponses
+from baton.gateway.api.prepare import ServedModel
 from baton.gateway.app import create_app
-from baton.gateway.chat_template import ChatTemplate
 from baton.gateway.context import Context
 from baton.gateway.hints import Hint, Told
-from baton.gateway.http_server import HttpServer, bind
-from baton.gateway.prepare import ServedModel
-from baton.gateway.tokenizer import Tokenizer
+from baton.gateway.http.server import HttpServer, bind
+from baton.gateway.records.record_book import RecordBook
+from baton.gateway.text.chat_template import ChatTemplate
+from baton.gateway.text.tokenizer import Tokenizer
 from baton.telemetry.metrics import Metrics
 from fakes.generator import FakeGenerator
+from fakes.memory_store import MemoryStore
 from fakes.small_tokenizer import CHAT_TEMPLATE, byte_level
 
 MODEL = "tiny"
@@ -57,6 +61,7 @@ def make_context(
     chat_template: str | None = CHAT_TEMPLATE,
 ) -> Context:
     """One model, `tiny`, with the small byte-level tokenizer, always ready."""
+    settings = settings or GatewaySettings()
     raw = _tokenizer()
     template = ChatTemplate(chat_template, {"bos_token": "<s>"}) if chat_template else None
     model = ServedModel(
@@ -66,14 +71,21 @@ def make_context(
         vocab_size=raw.get_vocab_size(),
         created=int(time.time()),
     )
+    answers = OpenAnswers()
     return Context(
         models={MODEL: model},
         generator=generator,
         prefetcher=FakePrefetcher(),
-        settings=settings or GatewaySettings(),
+        settings=settings,
         metrics=Metrics(),
         not_ready=lambda: None,
+        shortage=lambda _: None,
         workers=lambda: [{"id": "w1"}],
+        records=RecordBook(RecordSettings(), answers),
+        answers=answers,
+        responses=KeptResponses(
+            MemoryStore(), settings.response_ttl_s, settings.max_responses_bytes
+        ),
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from baton.core.errors import BatonError
 from baton.core.request import FinishReason, Request, TokenLogprobs
 from baton.gateway.generation import TokenSink
+from baton.gateway.records.request_record import RequestRecord
 
 # Output tokens of a choice.
 Script = Callable[[Request, int], Sequence[int]]
@@ -19,6 +21,7 @@ class FakeTicket:
     def __init__(self, request: Request, sink: TokenSink) -> None:
         self.request = request
         self.sink = sink
+        self.record = RequestRecord(request.request_id, len(request.prompt), time.monotonic())
         self.cancelled: str | None = None
         self.ended = False
         self.open = set(request.outputs)

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from baton.core.errors import HandoffError, InvalidRequestError
+from baton.core.handoff import BlocksReady, Key, ReservedGroup, SourceOutput
 from baton.core.request import FinishReason, Request
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Key, ReservedGroup, SourceOutput, Transport
+from baton.transfer.base import Transport
 from baton.transfer.inproc import InprocTransport
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2
@@ -127,7 +128,8 @@ class End:
         outputs = {0: SourceOutput((7,), finish)} if end == BLOCKS else None
         ids = self._pinned[number][first:end]
         key = ("s", number)
-        self.worker.handoffs.blocks_ready(key, (first,), (ids,), end == BLOCKS, outputs)
+        ready = BlocksReady(key, (first,), (ids,), end == BLOCKS)
+        self.worker.handoffs.blocks_ready(ready, outputs)
 
     def compute_fails(self, number: int) -> None:
         self.worker.handoffs.fail_source(("s", number), HandoffError("out of blocks"))
@@ -158,7 +160,7 @@ class End:
         self.worker.handoffs.room_freed()
 
     def num_queued(self) -> int:
-        return self.worker.handoffs.num_queued
+        return len(self.worker.handoffs._effects.queue)
 
     def landed(self, number: int, count: int) -> bool:
         """The first `count` blocks have been written, right."""
@@ -201,7 +203,7 @@ class End:
         owners = (host.adopted_blocks, host.reserved, host.quarantined)
         owned = sum(len(blocks) for owner in owners for blocks in owner.values())
         left = {
-            "open": handoffs.num_open(),
+            "open": len(handoffs._entries.open),
             "reserved": len(host.reserved),
             "quarantined": handoffs.num_quarantined_blocks,
             "lost": host.num_blocks - len(host.free) - owned,
@@ -275,9 +277,9 @@ class End:
             "threads": len(os.listdir("/proc/self/task")),
             "fds": len(os.listdir("/proc/self/fd")),
             "nixl_handles": len(handles),
-            "remembered": len(handoffs._entries),
-            "open": handoffs.num_open(),
-            "early": handoffs.num_early,
+            "remembered": len(handoffs._entries.all()),
+            "open": len(handoffs._entries.open),
+            "early": len(handoffs._parking),
             "quarantined_blocks": handoffs.num_quarantined_blocks,
             "free_blocks": len(self.host.free),
         }

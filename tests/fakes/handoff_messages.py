@@ -9,10 +9,11 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from baton.core.errors import HandoffError, InvalidRequestError
+from baton.core.handoff import MoveStopped, ReservedGroup, SourceOutput
 from baton.core.request import FinishReason
 from baton.core.settings import TransferSettings
 from baton.transfer import messages, state
-from baton.transfer.base import MoveStop, ReservedGroup, SourceOutput, WriteResult
+from baton.transfer.base import WriteResult
 from baton.transfer.messages import GroupGrant
 
 IDENTITY = state.Identity(b"h" * 16, attempt=1, source_epoch=11, target_epoch=22)
@@ -55,7 +56,7 @@ def stopped(first: int, count: int, outputs=None) -> state.Stopped:
     """A moving sequence stops: blocks from `first` on are its last; block 2 may be full by now."""
     ids = tuple(range(10 + first, 10 + first + count))
     hashes = (b"c" * 16,) if first + count > 3 else ()
-    return state.Stopped(MoveStop((first,), (ids,), (hashes,), outputs or LIVE))
+    return state.Stopped(MoveStopped(("s", 1), (first,), (ids,), (hashes,), outputs or LIVE))
 
 
 def written(write_id: int, sums=SUMS, at: float = 1.0) -> state.Written:

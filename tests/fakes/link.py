@@ -39,6 +39,11 @@ class Link:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def retarget(self, port: int) -> None:
+        """Break all connections; new ones lead elsewhere."""
+        self._target_port = port
+        self.cut()
+
     def hold(self) -> None:
         """Keep connections open but let nothing through."""
         self._flows.clear()

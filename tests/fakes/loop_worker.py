@@ -7,22 +7,23 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from baton.core.handoff import Key
 from baton.core.kv import kv_digest
 from baton.core.request import Request
 from baton.core.settings import EngineSettings, TransferSettings
 from baton.engine.engine import Engine
 from baton.engine.mock import MockRunner
-from baton.engine.outputs import EngineLoad, Key, StepOutput
+from baton.engine.outputs import EngineLoad, StepOutput
 from baton.telemetry import rpc
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.inproc import InprocTransport
-from baton.v1 import common_pb2, session_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2, events_pb2_grpc, session_pb2, transfer_pb2_grpc
 from baton.wire.request import submit_from_request
-from baton.worker.build import arenas_of
 from baton.worker.engine_loop import EngineLoop
+from baton.worker.events import EventLog
 
 TOKEN = "loop-worker"
 _epochs = itertools.count(1)
@@ -32,7 +33,12 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
     """Collects what its loop publishes; `news` is set whenever there is something."""
 
     def __init__(
-        self, name: str, transfer: TransferSettings, block_sizes: Sequence[int], kv_blocks: int
+        self,
+        name: str,
+        transfer: TransferSettings,
+        block_sizes: Sequence[int],
+        kv_blocks: int,
+        event_log: Callable[[int], EventLog] = EventLog,
     ) -> None:
         self.name, self.epoch = name, next(_epochs)
         self._transfer = transfer
@@ -52,10 +58,11 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
         self.failures: dict[Key, str] = {}
         self.cached: dict[Key, int] = {}
         self.died: list[BaseException] = []
+        self.events = event_log(self.epoch)
         self.news = asyncio.Event()
 
     async def start(self) -> LoopWorker:
-        arenas = arenas_of(self.runner)
+        arenas = self.runner.arenas()
         self.transport.register(arenas)
         self._server = rpc.server(TOKEN)
         port = rpc.listen(self._server, "127.0.0.1", 0)
@@ -85,6 +92,7 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
         )
         self.loop.attach(self.handoffs)
         transfer_pb2_grpc.add_TransferServiceServicer_to_server(self, self._server)
+        events_pb2_grpc.add_EventsServiceServicer_to_server(self.events, self._server)
         await self._server.start()
         self.loop.start()
         return self
@@ -142,7 +150,7 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
         self.engine.check_integrity()
         load = self.engine.load()
         idle = load.free_blocks == self.runner.num_blocks[0] and not load.quarantined_blocks
-        return idle and self.handoffs.num_open() == 0
+        return idle and len(self.handoffs._entries.open) == 0
 
     def _publish(
         self,
@@ -159,7 +167,12 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
                 self.cached[key] = event.cached_tokens
             elif event.kind == session_pb2.SlotEvent.KIND_FAILED:
                 self.failures[key] = event.message
-        self._async.call_soon_threadsafe(self.news.set)
+
+        def tell() -> None:
+            self.events.append(output.cache)
+            self.news.set()
+
+        self._async.call_soon_threadsafe(tell)
 
 
 @contextlib.asynccontextmanager
@@ -168,11 +181,12 @@ async def loop_workers(
     num_workers: int = 2,
     block_sizes: Sequence[int] = (4,),
     kv_blocks: int = 64,
+    event_log: Callable[[int], EventLog] = EventLog,
     **transfer: Any,
 ) -> AsyncIterator[list[LoopWorker]]:
     settings = TransferSettings(**{"transport": "inproc", **transfer})
     workers = [
-        await LoopWorker(f"worker-{i}", settings, block_sizes, kv_blocks).start()
+        await LoopWorker(f"worker-{i}", settings, block_sizes, kv_blocks, event_log).start()
         for i in range(num_workers)
     ]
     try:

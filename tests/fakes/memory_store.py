@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from baton.store.base import StoreUnavailableError, WatchEvent
+from baton.store.limits import LimitResult, LimitStep, LimitTable
 
 
 class MemoryStore:
     def __init__(self) -> None:
         self._entries: dict[str, bytes] = {}
         self._queues: list[asyncio.Queue[WatchEvent]] = []
+        self._limits = LimitTable()
+        self.documents: dict[str, bytes] = {}
         self.is_down = False
 
     async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         del ttl_s
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
         if self._entries.get(key) != value:
             self._entries[key] = value
             self._tell(WatchEvent("put", key, value))
 
     async def claim(
-        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+        self, key: str, value: bytes, ttl_s: float | None, *, replaces: bytes | None = None
     ) -> bytes | None:
         holder = self._entries.get(key)
         if holder is not None and holder not in (value, replaces):
@@ -33,6 +39,17 @@ class MemoryStore:
         if self.is_down:
             raise StoreUnavailableError("the store is down")
         return self._entries.get(key)
+
+    async def put_documents(self, documents: Mapping[str, bytes], ttl_s: float) -> None:
+        del ttl_s
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
+        self.documents.update(documents)
+
+    async def get_document(self, name: str) -> bytes | None:
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
+        return self.documents.get(name)
 
     async def delete(self, key: str) -> bool:
         return self._remove(key, WatchEvent("deleted", key))
@@ -54,11 +71,11 @@ class MemoryStore:
             if event.key.startswith(prefix) or event.kind == "synced":
                 yield event
 
-    async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
-        del ttl_s
-        value = int(self._entries.get(key, b"0")) + by
-        self._entries[key] = str(value).encode()
-        return value
+    async def limit(self, steps: Sequence[LimitStep]) -> list[LimitResult]:
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
+        now_us = int(time.monotonic() * 1e6)
+        return [self._limits.apply(now_us, step) for step in steps]
 
     async def close(self) -> None:
         self._queues.clear()

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from baton.core.handoff import BlocksReady, ReservedGroup, SourceOutput
 from baton.core.settings import TransferSettings
-from baton.transfer.base import ReservedGroup, SourceOutput, Transport
+from baton.transfer.base import Transport
 from baton.transfer.dist import DistTransport
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2
@@ -158,7 +159,8 @@ class _Commands:
     def ready(self, number: int, first: int, count: int, done: bool) -> None:
         ids = tuple(range(first, first + count))
         outputs = {0: SourceOutput((7,), None)} if done else None
-        self._worker.handoffs.blocks_ready(("s", number), (first,), (ids,), done, outputs)
+        ready = BlocksReady(("s", number), (first,), (ids,), done)
+        self._worker.handoffs.blocks_ready(ready, outputs)
 
     def cancel(self, side: str, number: int) -> None:
         self._worker.handoffs.cancel((side, number), "test")

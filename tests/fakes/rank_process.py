@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from baton.core.kv import Arena, ShardSlice
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Arena, BlockWrite, PeerShard, ShardSlice, WriteResult
+from baton.transfer.base import BlockWrite, PeerShard, WriteResult
 from baton.transfer.checksum import block_checksums
 from baton.transfer.nixl import NixlTransport
 from baton.transfer.relayout import checksum_runs

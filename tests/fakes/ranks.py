@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from baton.core.kv import GroupSpec
-from baton.transfer.base import Arena, ShardSlice
-from baton.transfer.layout import whole_slice
+from baton.core.kv import Arena, GroupSpec, ShardSlice, whole_slice
 
 SPEC = GroupSpec(
     "full", num_layers=4, num_kv_heads=4, k_dim=8, v_dim=8, block_size=4, dtype="float32"

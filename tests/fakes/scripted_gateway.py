@@ -23,7 +23,7 @@ from typing import Any
 
 import grpc
 
-from baton.store.embedded import EmbeddedStoreServer
+from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 from baton.v1 import (
     common_pb2,

@@ -155,6 +155,7 @@ EVENTS: dict[str, state.Event] = {
     "peer_lost": state.PeerLost("refused"),
     "peer_dead": state.PeerDead(),
     "recreated": state.Recreated(True),
+    "fenced": state.Fenced(),
     "tick": state.Tick(),
 }
 SITUATIONS = {

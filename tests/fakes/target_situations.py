@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from baton.core.handoff import ReservedGroup
 from baton.core.settings import TransferSettings
 from baton.transfer import state
-from baton.transfer.base import ReservedGroup
 from baton.transfer.messages import offer_body
 from baton.transfer.target_state import TargetHandoff
 from baton.v1 import transfer_pb2 as pb

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from baton.core.kv import GroupSpec
-from baton.transfer.base import Arena
+from baton.core.kv import Arena, GroupSpec
 from baton.transfer.codec import CodecName, make_codec
 from baton.transfer.tiers.disk import DiskTier
 from baton.transfer.tiers.host import HostTier

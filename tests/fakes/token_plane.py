@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import GatewaySettings
 from baton.gateway.dispatch import Dispatcher
-from baton.gateway.fleet import Fleet
 from baton.gateway.running import Running
+from baton.gateway.workers.fleet import Fleet
+from baton.gateway.workers.prefix_lookup import PrefixLookup
 from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
 from baton.telemetry.metrics import Metrics
@@ -30,6 +32,8 @@ def make_request(
     prompt_tokens: int = 20,
     deadline_s: float = 60.0,
     model: str = MODEL,
+    priority: int = 0,
+    tenant: str = "",
 ) -> Request:
     return Request(
         request_id=f"request-{next(_ids)}",
@@ -39,6 +43,8 @@ def make_request(
         seed=seed,
         deadline=time.monotonic() + deadline_s,
         outputs=dict.fromkeys(range(n), ()),
+        priority=priority,
+        tenant=tenant,
     )
 
 
@@ -50,6 +56,7 @@ class TokenPlane:
         *workers: FakeWorker,
         policy: str = "least_loaded",
         models: tuple[str, ...] = (MODEL,),
+        prefixes: Callable[[Pool], PrefixLookup] | None = None,
         **settings: Any,
     ) -> None:
         self.workers = list(workers)
@@ -59,7 +66,13 @@ class TokenPlane:
         self.pool = Pool()
         self.fleet = Fleet(self.store, self.pool, TOKEN, self.settings, self.metrics)
         self.dispatcher = Dispatcher(
-            self.fleet, policy_named(policy), self.settings, self.metrics, models, seed=7
+            self.fleet,
+            policy_named(policy),
+            self.settings,
+            self.metrics,
+            models,
+            seed=7,
+            prefixes=prefixes(self.pool) if prefixes is not None else None,
         )
 
     async def __aenter__(self) -> TokenPlane:
@@ -106,10 +119,19 @@ class TokenPlane:
         sink = sink or RecordingSink()
         return sink, self.dispatcher.submit(request or make_request(**kw), sink)
 
+    @property
+    def num_running(self) -> int:
+        """Requests that have not ended, waiting ones included."""
+        return len(self.dispatcher._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.dispatcher._waiting)
+
     def assert_nothing_left(self) -> None:
         """No request is anywhere in the gateway."""
         columns = self.pool.columns
-        assert self.dispatcher.num_running == self.dispatcher.num_waiting == 0
+        assert self.num_running == self.num_waiting == 0
         for name in ("inflight", "booked_blocks"):
             assert not getattr(columns, name).any(), f"{name} did not return to zero"
         for row in columns.used.nonzero()[0]:

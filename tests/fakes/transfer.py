@@ -14,23 +14,14 @@ import numpy as np
 
 from baton.core.block_hash import extend_hashes, root_hash
 from baton.core.errors import BatonError, InvalidRequestError
-from baton.core.kv import GroupSpec
+from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, ReservedGroup, SourceOutput
+from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import TransferSettings
 from baton.telemetry import rpc
-from baton.transfer.base import (
-    Arena,
-    HandoffTiming,
-    Key,
-    MoveStop,
-    PeerShard,
-    ReservedGroup,
-    SourceOutput,
-    Transport,
-)
+from baton.transfer.base import HandoffTiming, PeerShard, Transport
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.inproc import InprocTransport
-from baton.transfer.layout import whole_slice
 from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, transfer_pb2_grpc
 
@@ -62,21 +53,10 @@ def hashes_of(request: Request) -> list[bytes]:
     return extend_hashes(root_hash(DIGEST), request.prompt, BLOCK_SIZE)
 
 
-@dataclass
-class Due:
-    """As `engine.outputs.OfferDue`."""
-
-    key: Key
-    num_tokens: int
-    hashes: tuple[tuple[bytes, ...], ...]
-    num_blocks: tuple[int, ...]
-    growth_tokens: int = 0
-
-
-def due_of(key: Key, request: Request) -> Due:
+def due_of(key: Key, request: Request) -> OfferDue:
     """What an engine says when it schedules the request's prompt."""
     count = GROUP.num_blocks(len(request.prompt))
-    return Due(key, len(request.prompt), (tuple(hashes_of(request)),), (count,))
+    return OfferDue(key, len(request.prompt), (tuple(hashes_of(request)),), (count,))
 
 
 def make_arena(num_blocks: int = 16, block_bytes: int = GROUP.block_bytes) -> Arena:
@@ -111,7 +91,7 @@ class FakeHost:
     released: list[Key] = field(default_factory=list)
     grants: list[Key] = field(default_factory=list)
     # Moves that stop at once when they are asked to, and those whose end nobody can tell.
-    stops: dict[Key, MoveStop] = field(default_factory=dict)
+    stops: dict[Key, MoveStopped] = field(default_factory=dict)
     doubts: list[Key] = field(default_factory=list)
     # Readable blocks by hash, as a prefix cache has them.
     cache: dict[bytes, int] = field(default_factory=dict)
@@ -202,7 +182,7 @@ class FakeHost:
     def withdrawn(self, key: Key) -> None:
         self.handed_off(key, HandoffTiming())
 
-    def stop_move(self, key: Key) -> MoveStop | None:
+    def stop_move(self, key: Key) -> MoveStopped | None:
         return self.stops.pop(key, None)
 
     def in_doubt(self, key: Key, error: BatonError) -> None:
@@ -350,9 +330,8 @@ class Handoff:
         done = end == self.num_blocks
         if done and outputs is None:
             outputs = {choice: SourceOutput((7,), None) for choice in self.request.outputs}
-        self.source.handoffs.blocks_ready(
-            self.source_key, (first,), (self.ids[first:end],), done, outputs
-        )
+        ready = BlocksReady(self.source_key, (first,), (self.ids[first:end],), done)
+        self.source.handoffs.blocks_ready(ready, outputs)
         return self
 
     def run(self) -> Handoff:

@@ -10,19 +10,24 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from baton.core.handoff import Key
 from baton.core.request import Request
 from baton.core.settings import EngineSettings, TransferSettings
 from baton.engine.engine import Engine
 from baton.engine.mock import MockRunner
-from baton.engine.outputs import Key, StepOutput
+from baton.engine.outputs import StepOutput
 from baton.transfer import state
-from baton.transfer.base import BlockWrite, HandoffTiming, PeerShard, WriteResult
+from baton.transfer.base import (
+    BlockWrite,
+    HandoffTiming,
+    PeerShard,
+    WriteResult,
+)
 from baton.transfer.effects import Effects, Entry
 from baton.transfer.inproc import InprocTransport
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff
 from baton.v1 import transfer_pb2
-from baton.worker.build import arenas_of
 from baton.worker.handoff_host import EngineHost
 from fakes.clock import ManualClock
 
@@ -95,7 +100,7 @@ class VirtualWorker(EngineHost):
         )
         super().__init__(self.engine)
         self.time, self.latency_s = time, latency_s
-        self.arenas = arenas_of(self.runner)
+        self.arenas = self.runner.arenas()
         self.transport = VirtualLink(name).through(time, bytes_per_s)
         self.transport.register(self.arenas)
         self.inbox: list[Callable[[], None]] = []

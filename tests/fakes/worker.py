@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from baton.core.errors import BatonError, HandoffError
+from baton.core.handoff import Key
 from baton.core.request import FinishReason, Request
 from baton.core.settings import WorkerSettings
-from baton.engine.outputs import Key, TokenRow
+from baton.engine.outputs import TokenRow
 from baton.telemetry import rpc
 from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
 from baton.wire.request import request_from_submit
@@ -327,4 +328,4 @@ class FakeWorker:
             short_of_blocks=self.short_of_blocks,
         )
         self._steps += 1
-        self.sessions.publish(rows, events, load)
+        self.sessions.publish(rows, events, load, len(self.submits))

@@ -33,7 +33,7 @@ async def workers(**options: object) -> AsyncIterator[tuple[FakeWorker, FakeWork
 def nothing_left(*ends: FakeWorker) -> bool:
     """No open handoff, and every block that no adopted request holds is free."""
     return all(
-        end.handoffs.num_open() == 0
+        len(end.handoffs._entries.open) == 0
         and not end.host.reserved
         and not end.host.quarantined
         and len(end.host.free) + sum(map(len, end.host.adopted_blocks.values()))

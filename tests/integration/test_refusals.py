@@ -111,7 +111,8 @@ def test_without_a_decode_worker_the_deadlines_error_says_so() -> None:
                     list(call(request, timeout=timeout_s))
                 assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 assert "no decode worker" in refused.value.details()
-        assert "no decode worker" in httpx.get(f"{it.url}/ready").json()["reason"]
+        shortages = httpx.get(f"{it.url}/ready").json()["shortages"]
+        assert "no decode worker" in shortages["baton-tiny"]
 
 
 def test_a_taken_worker_id_is_refused_at_the_start(running: Deployment) -> None:

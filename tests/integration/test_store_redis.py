@@ -12,6 +12,7 @@ from baton.core.errors import ConfigError, UnauthenticatedError
 from baton.store.base import Store, StoreUnavailableError, WatchEvent
 from baton.store.connect import connect
 from baton.store.redis import RedisStore
+from suites.limits import LimitSuite
 from suites.redis_server import RedisServer
 from suites.store import StoreSuite
 from suites.store_tools import logged, watching
@@ -54,6 +55,10 @@ async def backend() -> AsyncIterator[RedisBackend]:
 
 
 class TestRedisStore(StoreSuite):
+    pass
+
+
+class TestRedisLimits(LimitSuite):
     pass
 
 
@@ -192,3 +197,16 @@ async def test_a_password_is_not_shown_when_the_store_is_down() -> None:
 async def test_a_wrong_database_number_is_a_clear_error(backend: RedisBackend) -> None:
     with pytest.raises(ConfigError, match=r"store\.url"):
         RedisStore("redis://127.0.0.1:port/0", "p")
+
+
+async def test_a_call_that_is_cancelled_at_any_moment_is_cancelled(backend: RedisBackend) -> None:
+    # Python 3.11's wait_for, on which redis-py relies, loses a cancellation that comes in the same
+    # turn of the loop as the result.
+    for num_turns in range(80):
+        store = backend.open()
+        task = asyncio.create_task(store.list(""))
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        if task.cancel():
+            await asyncio.wait([task])
+            assert task.cancelled()

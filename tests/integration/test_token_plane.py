@@ -9,10 +9,11 @@ import random
 import pytest
 
 from baton.gateway.dispatch import Dispatcher
-from baton.gateway.fleet import Fleet
+from baton.gateway.workers.fleet import Fleet
 from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
-from baton.store.embedded import EmbeddedStore, EmbeddedStoreServer
+from baton.store.embedded import EmbeddedStore
+from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 from baton.telemetry.metrics import Metrics
 from fakes.sink import RecordingSink

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import grpc
 
 from baton.core.clock import Clock, monotonic
 from baton.store.base import Store
-from baton.store.embedded import EmbeddedStore, EmbeddedStoreServer
+from baton.store.embedded import EmbeddedStore
+from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 
 TOKEN = "deployment-token"
@@ -16,10 +18,15 @@ TOKEN = "deployment-token"
 
 class EmbeddedBackend:
     def __init__(
-        self, max_watch_events: int = 10_000, clock: Clock = monotonic, token: str = TOKEN
+        self,
+        max_watch_events: int = 10_000,
+        clock: Clock = monotonic,
+        token: str = TOKEN,
+        file: Path | None = None,
     ) -> None:
         self.port = 0
         self._token = token
+        self._file = file
         self._clock = clock
         self._max_watch_events = max_watch_events
         self.service = EmbeddedStoreServer(clock, max_watch_events)
@@ -38,7 +45,7 @@ class EmbeddedBackend:
         return client
 
     async def start(self) -> None:
-        self.service = EmbeddedStoreServer(self._clock, self._max_watch_events)
+        self.service = EmbeddedStoreServer(self._clock, self._max_watch_events, self._file)
         self._server = rpc.server(self._token)
         self.service.add_to_server(self._server)
         self.port = rpc.listen(self._server, "127.0.0.1", self.port)

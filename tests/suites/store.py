@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from baton.core.errors import InvalidRequestError
 from baton.store.base import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
@@ -99,7 +98,7 @@ class StoreSuite:
         async with watching(other, "") as watch:
             await watch.until("synced")
             await one.put("2/k", b"one")
-            await one.increment("n")
+            await one.put("n", b"1")
             await other.put("k", b"other")
             assert await watch.next() == WatchEvent("put", "k", b"other")
         assert await one.list("") == {"2/k": b"one", "n": b"1"}
@@ -199,57 +198,6 @@ class StoreSuite:
             while seen != await clients[1].list("k"):
                 follow(seen, await watch.next())
 
-    async def test_counters_count(self, backend: Backend) -> None:
-        store = backend.open()
-        assert await store.increment("n") == 1
-        assert await store.increment("n", 5) == 6
-        assert await store.increment("n", -8) == -2
-        assert await store.increment("n", 0) == -2
-        assert await store.get("n") == b"-2"
-        await store.put("m", b"41")
-        assert await store.increment("m") == 42
-
-    async def test_counters_are_exact_to_64_bits(self, backend: Backend) -> None:
-        store = backend.open()
-        assert await store.increment("n", 2**53) == 2**53
-        assert await store.increment("n") == 2**53 + 1
-        assert await store.increment("n", 2**63 - 2**53 - 2) == 2**63 - 1
-        with pytest.raises(InvalidRequestError, match="'n' would leave 64 bits"):
-            await store.increment("n")
-        assert await store.get("n") == b"%d" % (2**63 - 1)
-
-    @pytest.mark.parametrize("value", [b"", b"x", b"1.5", b" 1", b"+1", b"01", b"1_0"])
-    async def test_only_counters_are_incremented(self, backend: Backend, value: bytes) -> None:
-        store = backend.open()
-        await store.put("k", value)
-        with pytest.raises(InvalidRequestError, match="'k' does not hold a counter"):
-            await store.increment("k")
-        assert await store.get("k") == value
-
-    async def test_concurrent_increments_are_each_counted(self, backend: Backend) -> None:
-        clients = [backend.open(), backend.open()]
-        values = await asyncio.gather(*(clients[i % 2].increment("n") for i in range(100)))
-        assert sorted(values) == list(range(1, 101))
-
-    async def test_a_counters_ttl_runs_from_its_creation(self, backend: Backend) -> None:
-        store = backend.open()
-        async with watching(store, "n") as watch:
-            await watch.until("synced")
-            assert await store.increment("n", 1, ttl_s=0.2) == 1
-            await store.increment("n", 1, ttl_s=600)
-            await watch.until("expired", "n")
-        assert await store.increment("n") == 1
-
-    async def test_counters_are_watched_as_puts(self, backend: Backend) -> None:
-        store = backend.open()
-        async with watching(store, "") as watch:
-            await watch.until("synced")
-            await store.increment("n", 3)
-            await store.increment("n", 0)
-            await store.increment("n")
-            assert await watch.next() == WatchEvent("put", "n", b"3")
-            assert await watch.next() == WatchEvent("put", "n", b"4")
-
     @pytest.mark.parametrize("key", ["", "a\0b", "a\nb", "k" * (MAX_KEY_BYTES + 1)])
     async def test_keys_out_of_bounds_are_refused(self, backend: Backend, key: str) -> None:
         store = backend.open()
@@ -258,7 +206,6 @@ class StoreSuite:
             store.claim(key, b"", 1),
             store.get(key),
             store.delete(key),
-            store.increment(key),
         ):
             with pytest.raises(ValueError, match="store keys are"):
                 await operation
@@ -268,13 +215,47 @@ class StoreSuite:
         with pytest.raises(ValueError, match="TTL"):
             await backend.open().put("k", b"", ttl_s)
 
-    async def test_values_and_steps_out_of_bounds_are_refused(self, backend: Backend) -> None:
+    async def test_values_out_of_bounds_are_refused(self, backend: Backend) -> None:
         store = backend.open()
         await store.put("k", bytes(MAX_VALUE_BYTES))
         with pytest.raises(ValueError, match="store values"):
             await store.put("k", bytes(MAX_VALUE_BYTES + 1))
-        with pytest.raises(ValueError, match="64 bits"):
-            await store.increment("n", 2**63)
+
+    async def test_documents_are_apart_from_keys(self, backend: Backend) -> None:
+        store, other = backend.open("p"), backend.open("p2")
+        async with watching(store, "") as watch:
+            await watch.until("synced")
+            await store.put_documents({"a": b"1", "b/ä": bytes(range(256))}, 600)
+            await store.put_documents({"a": b"2"}, 600)
+            await store.put("k", b"3")
+            assert await watch.next() == WatchEvent("put", "k", b"3")
+        assert await store.get_document("a") == b"2"
+        assert await store.get_document("b/ä") == bytes(range(256))
+        assert await store.get_document("c") is None
+        assert await store.get("a") is None and await store.get_document("k") is None
+        assert await store.list("") == {"k": b"3"}
+        assert await other.get_document("a") is None
+
+    async def test_documents_expire(self, backend: Backend) -> None:
+        store = backend.open()
+        await store.put_documents({"short": b"1"}, 0.05)
+        await store.put_documents({"long": b"1"}, 600)
+        async with asyncio.timeout(PATIENCE_S):
+            while await store.get_document("short"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await store.get_document("long") == b"1"
+
+    async def test_documents_out_of_bounds_are_refused(self, backend: Backend) -> None:
+        store = backend.open()
+        for name, value, ttl_s in (
+            ("", b"", 1),
+            ("a", bytes(MAX_VALUE_BYTES + 1), 1),
+            ("a", b"", 0),
+        ):
+            with pytest.raises(ValueError):
+                await store.put_documents({name: value}, ttl_s)
+        with pytest.raises(ValueError):
+            await store.get_document("")
 
     async def test_operations_on_a_store_that_is_down_name_its_url(self, backend: Backend) -> None:
         store = backend.open()
@@ -286,7 +267,8 @@ class StoreSuite:
             store.get("k"),
             store.delete("k"),
             store.list(""),
-            store.increment("n"),
+            store.put_documents({"k": b"2"}, 600),
+            store.get_document("k"),
         ):
             with pytest.raises(StoreUnavailableError) as caught:
                 await operation

@@ -11,6 +11,7 @@ import typer
 from baton.cli.flags import SERVE, WORKER, with_settings
 from baton.core import model_folder, settings_loader
 from baton.core.settings import ModelSettings, Settings
+from baton.router.policy.registry import policy_named
 
 # A host could be the gateway's or the worker's: flags of `serve` mean the gateway's.
 _FLAGS = {**WORKER, **SERVE}
@@ -22,6 +23,7 @@ def config(
 ) -> None:
     """Print the settings in effect: from flags, environment, file and defaults."""
     _check_length(settings.model)
+    policy_named(settings.router.policy, settings.router)
     document = settings_loader.effective_yaml(settings)
     if json:
         import yaml

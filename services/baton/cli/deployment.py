@@ -27,7 +27,8 @@ from baton.core import model_folder
 from baton.core.errors import UnavailableError
 from baton.core.redact import redact_url
 from baton.core.settings import Settings
-from baton.gateway.server import Addresses, GatewayServer
+from baton.gateway.processes import GatewayProcesses
+from baton.gateway.server import Addresses
 from baton.telemetry import logging as telemetry_logging
 from baton.telemetry.logging import event
 
@@ -89,7 +90,7 @@ class Deployment:
         self._token = token
         self._token_file = token_file
         self._listener = listener
-        self._gateway: GatewayServer | None = None
+        self._gateway: GatewayProcesses | None = None
         self._supervisor: Supervisor | None = None
         self._stages: Stages | None = None
 
@@ -130,7 +131,7 @@ class Deployment:
 
         stages.start("gateway", "gateway")
         gateway = gateway_config(settings, folder, self._token)
-        server = GatewayServer(gateway, self._listener)
+        server = GatewayProcesses(gateway, self._listener, settings.log)
         addresses = await server.start()
         self._gateway = server
         stages.done("gateway", f"gateway at {addresses.http}")

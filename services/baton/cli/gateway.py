@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
+import os
 import shlex
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from baton.cli.flags import GATEWAY, with_settings
 from baton.core.redact import redact_url
-from baton.core.settings import Settings
+from baton.core.settings import LogSettings, Settings
 
 if TYPE_CHECKING:
     import socket
@@ -26,12 +28,16 @@ def gateway(
         bool, typer.Option("--json", help="Print the addresses as one line of JSON.")
     ] = False,
 ) -> None:
-    """Serve HTTP and gRPC for workers that others start; Ctrl-C ends it."""
+    """Serve HTTP and gRPC for workers that others start; Ctrl-C ends it.
+
+    SIGTERM ends it in an order that clients do not notice: unready for gateway.unready_wait_s, then
+    streams get gateway.drain_timeout_s. A second signal ends it at once.
+    """
     from baton.cli.ports import bind_ports
     from baton.cli.token_file import deployment_token
     from baton.cluster.parts import gateway_config
     from baton.core import model_folder
-    from baton.gateway.http_server import new_event_loop
+    from baton.gateway.http.server import new_event_loop
     from baton.telemetry import logging
 
     logging.setup(settings.log.level, settings.log.format)
@@ -40,15 +46,17 @@ def gateway(
     folder = model_folder.resolve(model.source, model.revision, weights=False)
     config = gateway_config(settings, folder, deployment_token(settings)[0])
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_run(config, listener, json))
+        runner.run(_run(config, listener, settings.log, json))
 
 
-async def _run(config: GatewayConfig, listener: socket.socket, json: bool) -> None:
+async def _run(
+    config: GatewayConfig, listener: socket.socket, log: LogSettings, json: bool
+) -> None:
     from baton.cli.stopping import Stopped, StopSignals
-    from baton.gateway.server import GatewayServer
+    from baton.gateway.processes import GatewayProcesses
 
     signals = StopSignals()
-    server = GatewayServer(config, listener)
+    server = GatewayProcesses(config, listener, log)
     addresses = await server.start()
     store = redact_url(addresses.store)
     if json:
@@ -58,10 +66,15 @@ async def _run(config: GatewayConfig, listener: socket.socket, json: bool) -> No
         print(f"HTTP  {addresses.http}\ngRPC  {addresses.grpc}\nstore {store}", flush=True)
         print(f"Start workers with: {worker_command(addresses.store)}", flush=True)
     await signals.asked.wait()
+    if signals.first is signal.SIGTERM:
+        stopping = server.leave()
+    else:
+        stopping = server.stop(config.gateway.shutdown_grace_s)
     try:
-        await signals.unless_forced(server.stop(config.gateway.shutdown_grace_s))
+        await signals.unless_forced(stopping)
     except Stopped:
-        raise SystemExit(1) from None
+        # At once: connections are cut, and nobody is told.
+        os._exit(1)
 
 
 def worker_command(store: str) -> str:

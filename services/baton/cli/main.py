@@ -6,7 +6,9 @@ import typer
 
 from baton.cli.config import config
 from baton.cli.drain import drain, undrain
+from baton.cli.explain import explain
 from baton.cli.gateway import gateway
+from baton.cli.keys import app as keys
 from baton.cli.serve import serve
 from baton.cli.version import version
 from baton.cli.worker import worker
@@ -19,8 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, gateway, worker, workers, drain, undrain, config, version):
+for command in (serve, gateway, worker, workers, explain, drain, undrain, config, version):
     app.command()(command)
+app.add_typer(keys, name="keys")
 
 if __name__ == "__main__":
     app()

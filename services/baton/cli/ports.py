@@ -6,8 +6,8 @@ import socket
 
 from baton.core.errors import ConfigError
 from baton.core.settings import Settings
-from baton.gateway.http_server import bind
-from baton.gateway.server import EMBEDDED
+from baton.core.store_url import EMBEDDED
+from baton.gateway.http.server import bind
 from baton.telemetry.rpc import check_bindable
 
 

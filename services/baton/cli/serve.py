@@ -19,7 +19,7 @@ def serve(settings: Settings) -> None:
     from baton.cli.deployment import Deployment
     from baton.cli.ports import bind_ports
     from baton.cli.token_file import deployment_token
-    from baton.gateway.http_server import new_event_loop
+    from baton.gateway.http.server import new_event_loop
 
     listener = bind_ports(settings)
     token, token_file = deployment_token(settings)

@@ -11,22 +11,34 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+# Tools that end a process and its group, as `timeout` does, send SIGTERM twice.
+REPEAT_S = 1.0
+
+
 class Stopped(Exception):
     """Somebody asked the process to end before what was awaited was there."""
 
 
 class StopSignals:
-    """`asked` is set by the first signal, `forced` by any further one. Make it inside the loop."""
+    """`asked` is set by the first signal, `forced` by a further one. Make it inside the loop."""
 
     def __init__(self) -> None:
+        # The first: SIGTERM comes from whoever runs the process, Ctrl-C from somebody who waits.
+        self.first: signal.Signals | None = None
+        self._first_at = 0.0
         self.asked = asyncio.Event()
         self.forced = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    def _on_signal(self) -> None:
-        (self.forced if self.asked.is_set() else self.asked).set()
+    def _on_signal(self, number: signal.Signals) -> None:
+        now = asyncio.get_running_loop().time()
+        if self.first is None:
+            self.first, self._first_at = number, now
+            self.asked.set()
+        elif number is signal.SIGINT or now - self._first_at > REPEAT_S:
+            self.forced.set()
 
     async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, or Stopped, with `work` cancelled, once a signal came."""

@@ -9,7 +9,7 @@ import sys
 import threading
 
 from baton.cli.flags import WORKER, with_settings
-from baton.core.errors import ConfigError
+from baton.cli.store_address import named_store
 from baton.core.settings import Settings
 
 
@@ -21,10 +21,7 @@ def worker(settings: Settings) -> None:
     from baton.core.redact import redact_url
     from baton.telemetry import logging
 
-    if settings.store.url == "embedded":
-        raise ConfigError(
-            "--store is missing: give the address that `baton gateway` or `baton serve` printed"
-        )
+    store_url = named_store(settings)
     logging.setup(settings.log.level, settings.log.format)
     role = settings.worker.role
     asked = _on_signals()
@@ -40,7 +37,7 @@ def worker(settings: Settings) -> None:
         worker_id=settings.worker.worker_id or f"{role}-{secrets.token_hex(4)}",
         model_folder=str(folder),
         model_name=settings.model.name or model_folder.served_name(settings.model.source),
-        store_url=settings.store.url,
+        store_url=store_url,
         token=token,
         num_threads=settings.engine.num_threads or len(os.sched_getaffinity(0)),
     )
@@ -50,7 +47,7 @@ def worker(settings: Settings) -> None:
     print(f"worker {info['worker_id']} serves at {info['address']}", file=sys.stderr, flush=True)
     if not running.is_registered:
         print(
-            f"baton: the store at {redact_url(settings.store.url)} does not answer, so no gateway "
+            f"baton: the store at {redact_url(store_url)} does not answer, so no gateway "
             "finds this worker yet; it goes on trying: start the store, or check --store",
             file=sys.stderr,
             flush=True,

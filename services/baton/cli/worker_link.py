@@ -11,8 +11,9 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
+from baton.cli.store_address import named_store
 from baton.cli.token_file import deployment_token
-from baton.core.errors import BatonError, ConfigError, UnauthenticatedError, UnavailableError
+from baton.core.errors import BatonError, UnauthenticatedError, UnavailableError
 from baton.core.settings import Settings
 from baton.store.connect import open_store
 from baton.telemetry import rpc
@@ -36,12 +37,9 @@ class WorkerLink:
     """`async with WorkerLink(settings, id) as link`. Everything raises BatonErrors that name it."""
 
     def __init__(self, settings: Settings, worker_id: str) -> None:
-        if settings.store.url == "embedded":
-            raise ConfigError(
-                "--store is missing: give the address that `baton gateway` or `baton serve` printed"
-            )
+        self._store_url = named_store(settings)
         self.worker_id = worker_id
-        self._config = settings.store
+        self._key_prefix = settings.store.key_prefix
         self._token, _ = deployment_token(settings)
 
     async def __aenter__(self) -> WorkerLink:
@@ -113,8 +111,7 @@ class WorkerLink:
 
     async def _leases(self) -> dict[str, bytes]:
         """All workers' leases by id."""
-        config = self._config
-        store = open_store(config.url, self._token, config.key_prefix)
+        store = open_store(self._store_url, self._token, self._key_prefix)
         prefix = "workers/"
         try:
             leases = await store.list(prefix)

@@ -6,16 +6,17 @@ import json as json_module
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from baton.cli.flags import CONFIG_HELP, reported_errors
+from baton.cli.gateway_link import fetch
 from baton.core import settings_loader
-from baton.core.errors import UnavailableError
-from baton.core.settings import GatewaySettings
 
-TIMEOUT_S = 5.0
+if TYPE_CHECKING:
+    import httpx
+
 # Columns of a terminal that shows everything.
 WIDE = 110
 
@@ -30,40 +31,17 @@ def workers(
 ) -> None:
     """List the live workers: role, process, load, digest, transport."""
     with reported_errors():
-        if url is None:
-            url = own_url(settings_loader.load(config).gateway)
-        found = fetch(url)
+        settings = settings_loader.load(config)
+        found = fetch(settings, url, "/v1/baton/workers", _listed)
     if json:
         print(json_module.dumps(found))
     else:
         print_table(found)
 
 
-def own_url(gateway: GatewaySettings) -> str:
-    """The URL of a gateway on this machine."""
-    host = "127.0.0.1" if gateway.host in ("0.0.0.0", "::", "") else gateway.host
-    return f"http://[{host}]:{gateway.port}" if ":" in host else f"http://{host}:{gateway.port}"
-
-
-def fetch(url: str) -> list[dict[str, Any]]:
-    """Ask the gateway. Raises UnavailableError saying what answered instead."""
-    import httpx
-
-    where = url.rstrip("/").removesuffix("/v1") + "/v1/baton/workers"
-    try:
-        # The environment's proxy is for the outside world.
-        with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as client:
-            answer = client.get(where)
-        answer.raise_for_status()
-        found: list[dict[str, Any]] = answer.json()["data"]
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise UnavailableError(f"--url {url}: {error}; expected http://HOST:PORT") from error
-    except httpx.TransportError as error:
-        raise UnavailableError(
-            f"no gateway answers at {url}: {error}; name it with --url"
-        ) from error
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
-        raise UnavailableError(f"{where} is not a Baton gateway: {error}") from error
+def _listed(answer: httpx.Response) -> list[dict[str, Any]]:
+    answer.raise_for_status()
+    found: list[dict[str, Any]] = answer.json()["data"]
     return found
 
 

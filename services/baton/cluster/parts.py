@@ -13,6 +13,7 @@ def gateway_config(settings: Settings, folder: Path, token: str) -> GatewayConfi
     """For the gateway of the model in `folder`."""
     return GatewayConfig(
         gateway=settings.gateway,
+        records=settings.records,
         router=settings.router,
         store=settings.store,
         model=settings.model,

@@ -28,7 +28,7 @@ from baton.core.settings import Settings
 from baton.core.token import new_token, read_or_create_token
 from baton.gateway.app import GatewayApp, create_lifespan_app
 from baton.gateway.context import Context
-from baton.gateway.server import open_context, open_store
+from baton.gateway.server import open_context, serve_store
 from baton.telemetry import logging
 from baton.worker.actor import WorkerActor
 
@@ -113,7 +113,7 @@ class Gateway:
         token_file = settings.token_file
         token = new_token() if token_file is None else read_or_create_token(token_file)
         config = gateway_config(settings, folder, token)
-        async with open_store(settings.store, token) as (store, store_url):
+        async with serve_store(settings.store, token) as (store, store_url):
             keeper = WorkerKeeper(cluster_config(settings, config, store_url))
             async with open_context(config, store) as context:
                 not_ready = context.not_ready

@@ -49,10 +49,50 @@ class ModelNotFoundError(InvalidRequestError):
     code = "model_not_found"
 
 
+class UnknownKeyError(InvalidRequestError):
+    """No API key with this id."""
+
+    code = "key_not_found"
+
+
+class NotFoundError(BatonError):
+    """No such path, or nothing under it (any more)."""
+
+    code = "not_found"
+
+
+class MethodNotAllowedError(BatonError):
+    """The path takes other methods: those in `allowed`, as the header Allow lists them."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: str = "") -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class UnsupportedMediaTypeError(BatonError):
+    """The body comes in an encoding that is not read."""
+
+    code = "unsupported_media_type"
+
+
 class UnauthenticatedError(BatonError):
     """The caller did not show the deployment's token."""
 
     code = "unauthenticated"
+
+
+class InvalidKeyError(BatonError):
+    """The client shows no API key, or none that is valid (any more)."""
+
+    code = "invalid_api_key"
+
+
+class ForbiddenError(BatonError):
+    """The API key is valid, but not for this."""
+
+    code = "insufficient_permissions"
 
 
 class OverloadedError(BatonError):
@@ -66,11 +106,40 @@ class OverloadedError(BatonError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimitError(BatonError):
+    """A limit of the API key, or of its tenant, has no room for the request now.
+
+    `kind` is what is limited: requests, tokens or concurrent_requests. `retry_after_s` is None when
+    the request alone is more than the limit.
+    """
+
+    code = "rate_limit_exceeded"
+    retryable = True
+    kind = "requests"
+
+    def __init__(
+        self, message: str, *, kind: str = "requests", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+
+
+class QuotaError(BatonError):
+    """The budget of the API key, or of its tenant, is used up."""
+
+    code = "insufficient_quota"
+
+
 class UnavailableError(BatonError):
     """No worker can take it now."""
 
     code = "unavailable"
     retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceededError(BatonError):
@@ -86,10 +155,17 @@ class CancelledRequestError(BatonError):
 
 
 class WorkerLostError(BatonError):
-    """A worker died or became unreachable while it held the request."""
+    """A worker died or became unreachable while it held the request.
+
+    `left`: it had to go, as workers of a pool that is rolled do, so no request is to blame.
+    """
 
     code = "worker_lost"
     retryable = True
+
+    def __init__(self, message: str, *, left: bool = False) -> None:
+        super().__init__(message)
+        self.left = left
 
 
 class HandoffError(BatonError):

@@ -13,15 +13,19 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from baton.core.store_url import check_store_url
+from baton.core.named_numbers import check_classes, check_weights
+from baton.core.store_url import EMBEDDED, check_store_url
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32", "float64"]
+QueueOrder = Literal["fcfs", "priority"]
 
 
 class Group(BaseModel):
     """A branch of the tree: frozen, and a misspelt name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelSettings(Group):
@@ -56,6 +60,8 @@ class EngineSettings(Group):
     """Token budget of a step, shared by decode and prefill chunks."""
     max_sequences: int = Field(256, ge=1)
     """Sequences that run at once."""
+    queue_policy: QueueOrder = "fcfs"
+    """Order of the few prompts that wait in the worker; priority: those of higher classes first."""
     max_pinned_share: float = Field(0.5, ge=0, le=1)
     """Share of the pool that `cache_ttl` keeps cached as long as there is other room."""
     deterministic: bool = False
@@ -90,29 +96,104 @@ class GatewaySettings(Group):
     """HTTP port; 0 takes any free one and prints it."""
     grpc_port: int = Field(9000, ge=0, le=65535)
     """gRPC port; 0 takes any free one and prints it."""
+    processes: int = Field(1, ge=1, le=64)
+    """Processes that serve on the two ports, each with sessions of its own to all workers."""
     request_timeout_s: float = Field(300.0, gt=0)
     """Deadline of a request that brings none."""
     max_queue: int = Field(1024, ge=0)
     """Requests that wait for a worker; beyond it clients get 429."""
+    overload: Literal["reject_lowest", "reject_new"] = "reject_lowest"
+    """Who gets that 429: the youngest of the lowest class, of the tenant with most waiting, if the
+    newcomer has more right to the room; or always the newcomer."""
+    early_rejection: bool = True
+    """Refuse at once what is predicted to miss its deadline, with 429 or 503 and Retry-After."""
+    max_predicted_ttft_s: float | None = Field(None, gt=0)
+    """Refuse in the same way what is predicted to wait longer for its first token."""
+    max_predicted_tpot_s: float | None = Field(None, gt=0)
+    """Hold requests back while one more would slow every decode worker's steps beyond this."""
+    priorities: Annotated[str, AfterValidator(check_classes)] = "high=1,normal=0,low=-1"
+    """Classes of requests by name; higher numbers go first, whatever is nearest to 0 is usual."""
+    priority_aging_s: float = Field(0.0, ge=0)
+    """Waiting so much longer outweighs one class number; 0: classes are strict."""
+    tenant_weights: Annotated[str, AfterValidator(check_weights)] = ""
+    """Shares of tenants that differ from 1, as `gold=3,trial=0.5`; also labels of metrics."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     """Largest request body."""
     shutdown_grace_s: float = Field(2.0, ge=0)
-    """Time that open streams get when the gateway stops."""
+    """Time that open streams get when Ctrl-C, or the end of `baton serve`, stops the gateway."""
+    unready_wait_s: float = Field(3.0, ge=0)
+    """After SIGTERM: time in which the gateway is unready and still accepts, so that load balancers
+    stop sending."""
+    drain_timeout_s: float = Field(30.0, ge=0)
+    """After that: time that open streams get."""
     max_cache_ttl_s: float = Field(3600.0, ge=0)
     """Longest `cache_ttl` of a request."""
+    auth: Literal["auto", "keys", "off"] = "auto"
+    """Whether clients need an API key. keys: always. auto: not when `host` is loopback, elsewhere
+    as soon as there are keys (`baton keys create`); until then the gateway warns loudly."""
+    metrics_need_key: bool = False
+    """Ask for a key with scope read on /metrics, too."""
+    limits_when_store_down: Literal["open", "closed"] = "open"
+    """What limits of API keys do without the store. open: each gateway goes on counting by itself.
+    closed: requests of keys with limits get 503."""
+    limits_timeout_s: float = Field(0.5, gt=0)
+    """Longest wait of a request for the store's word on its limits."""
+    limits_output_estimate: int = Field(512, ge=0)
+    """Output tokens for which each choice reserves room in token limits, if it may have so many;
+    what it used is settled at the end."""
     max_attempts: int = Field(3, ge=1)
     """Placements of a request in a row that bring no token before it fails."""
     max_moves_per_worker: int = Field(8, ge=0)
     """Running sequences that move away from, or to, one worker at a time; 0 moves none."""
     resume_window_s: float = Field(5.0, gt=0)
     """How long a broken worker stream may take to resume before the worker counts as lost."""
+    tokenizer_cache_bytes: int = Field(64 * 2**20, ge=0)
+    """Memory for texts and their tokens, so that known turns of a chat are not tokenized again."""
+    trust_request_chat_template: bool = False
+    """Run the `chat_template` of requests: a program in a sandbox whose time has no bound."""
+    response_ttl_s: float = Field(3600.0, ge=0)
+    """How long /v1/responses are kept for `previous_response_id`; 0 keeps none."""
+    max_responses_bytes: int = Field(64 * 2**20, ge=0)
+    """Room in the store for the responses that one gateway process keeps; the oldest go first."""
 
 
 class RouterSettings(Group):
     """Which worker gets a request."""
 
-    policy: Literal["least_loaded", "round_robin"] = "least_loaded"
-    """How workers are chosen."""
+    policy: str = "kv_aware"
+    """How workers are chosen: kv_aware, conductor, dynamo, latency, least_loaded, power_of_two,
+    random, round_robin, session_affinity, or one that a package brings (see docs/routing.md)."""
+    disaggregation: Literal["auto", "always"] = "auto"
+    """auto lets a decode worker compute a prompt when that is predicted to cost less than a prefill
+    worker and the handoff; always uses prefill workers as long as there are any."""
+    temperature: float = Field(0.0, ge=0)
+    """kv_aware: above 0, workers are drawn, the better the likelier; 0 takes the best."""
+    overlap_decay: float = Field(0.0, ge=0)
+    """kv_aware: how fast a cached prefix loses weight as its worker's queue grows; 0 not at all."""
+    host_credit: float = Field(0.75, ge=0, le=1)
+    """kv_aware: what a block in host memory saves of computing it."""
+    disk_credit: float = Field(0.25, ge=0, le=1)
+    """kv_aware: what a block on disk saves of computing it."""
+    queue_weight: float = Field(0.5, ge=0, le=1)
+    """kv_aware: what a second in a worker's queue counts beside a second of computing the prompt;
+    below 1 it is rather waited for a prefix than computed again."""
+    stall_weight: float = Field(0.02, ge=0)
+    """kv_aware: how much a second counts that a running sequence waits for somebody's prompt."""
+    decode_weight: float = Field(10.0, ge=0)
+    """kv_aware: seconds until the first token that one second more between tokens is worth."""
+    occupancy_weight: float = Field(1.0, ge=0)
+    """kv_aware: seconds until the first token that a full worker costs more than an empty one."""
+    fetch: bool = True
+    """kv_aware: let workers fetch cached blocks from each other where computing takes longer."""
+    ttft_slo_s: float = Field(2.0, gt=0)
+    """latency: objective for the time to the first token."""
+    tpot_slo_s: float = Field(0.05, gt=0)
+    """latency: objective for the time between tokens."""
+    affinity_load_bound: float = Field(1.25, ge=1)
+    """session_affinity: a worker with so many times the mean number of sequences gets no more."""
+    predicted_ttl_s: float = Field(2.0, gt=0)
+    """How long the blocks of a prompt count as cached where it was placed, before the worker says
+    so itself; it covers the siblings of a burst."""
 
 
 class WorkerSettings(Group):
@@ -200,15 +281,33 @@ class TierSettings(Group):
     """Longest wait of a request for blocks of its prompt from lower tiers, before it computes."""
 
 
+class RecordSettings(Group):
+    """What gateways remember of requests, for `baton explain`."""
+
+    keep: int = Field(1000, ge=0)
+    """Calls that each remembers: so many of the newest, and so many slow or failed ones."""
+    slow_first_token_s: float = Field(5.0, gt=0)
+    """A call whose first token took longer is slow."""
+    slow_gap_s: float = Field(1.0, gt=0)
+    """So is one that stood still for longer between two tokens."""
+    ttl_s: float = Field(600.0, gt=0)
+    """How long the store keeps a record, where every gateway finds it."""
+    max_stored_per_s: int = Field(50, ge=0, le=1000)
+    """Records that each gateway writes there in a second, slow and failed ones first; 0: none."""
+
+
 class StoreSettings(Group):
     """Discovery."""
 
-    url: Annotated[str, AfterValidator(check_store_url)] = "embedded"
+    url: Annotated[str, AfterValidator(check_store_url)] = EMBEDDED
     """embedded, grpc://HOST:PORT or redis://HOST:PORT/DB."""
     host: str = "127.0.0.1"
     """Embedded store: address that it listens on."""
     port: int = Field(0, ge=0, le=65535)
     """Embedded store: its port; 0 takes any free one."""
+    file: Path | None = None
+    """Embedded store: file that keeps API keys and other lasting entries from one start to the
+    next; by default they end with the process."""
     key_prefix: str = "baton"
     """Prefix of every key: deployments that share a store keep apart by it."""
 
@@ -252,8 +351,12 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     transfer: TransferSettings = TransferSettings()
     tiers: TierSettings = TierSettings()
+    records: RecordSettings = RecordSettings()
     store: StoreSettings = StoreSettings()
     cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
     token_file: Path | None = None
     """File with the deployment's token, made with mode 0600 when absent."""
+    api_key_file: Path | None = None
+    """File with the API key that `baton workers` and `baton explain` show to a gateway that asks
+    for one."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from baton.core.handoff import BlocksReady
 from baton.core.kv import GroupSpec
-from baton.engine.outputs import BlocksReady, StepOutput
+from baton.engine.outputs import StepOutput
 from baton.engine.runner import LayerPieces
 from baton.engine.sequence import Sequence as Seq
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from baton.core.clock import Clock, monotonic
 from baton.core.errors import HandoffError
+from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, ReservedGroup
 from baton.core.kv import GroupSpec
 from baton.core.request import Request
 from baton.core.settings import EngineSettings, TierSettings
@@ -25,14 +26,9 @@ from baton.engine.load_report import LoadReport
 from baton.engine.lower_tiers import LowerTiers, TierSizes
 from baton.engine.migration import Migrations
 from baton.engine.outputs import (
-    BlocksReady,
     CacheDelta,
     EngineLoad,
     Failure,
-    Key,
-    MoveStopped,
-    OfferDue,
-    Reserved,
     Scheduled,
     StepOutput,
 )
@@ -70,7 +66,11 @@ class Engine:
         self._clock = clock
         self._blocks = BlockManager(runner.groups, runner.num_blocks)
         self._scheduler = Scheduler(
-            self._blocks, settings.max_batch_tokens, settings.max_sequences, max_ungranted_share
+            self._blocks,
+            settings.max_batch_tokens,
+            settings.max_sequences,
+            max_ungranted_share,
+            settings.queue_policy,
         )
         self._limits = Limits(
             runner.vocab_size, runner.max_model_len, settings.max_sequences, self._blocks
@@ -314,7 +314,7 @@ class Engine:
         hashes: Sequence[Sequence[bytes]],
         num_blocks: Sequence[int],
         growth_tokens: int = 0,
-    ) -> tuple[Reserved, ...] | None:
+    ) -> tuple[ReservedGroup, ...] | None:
         """Room for offered KV, or None while there is none.
 
         The offer must be for just the tokens of `request`: those of its prompt and, with one

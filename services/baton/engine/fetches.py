@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from baton.core.errors import HandoffError, InvalidRequestError
+from baton.core.handoff import Key, ReservedGroup
 from baton.engine.block_manager import BlockManager
-from baton.engine.outputs import Key, Reserved
 from baton.engine.promotions import Promotions
 from baton.engine.reservations import Reservations
 from baton.engine.scheduler import Scheduler
@@ -62,7 +62,7 @@ class Fetches:
         asked: Sequence[bytes],
         hashes: Sequence[Sequence[bytes]],
         num_blocks: Sequence[int],
-    ) -> tuple[Reserved, ...] | None:
+    ) -> tuple[ReservedGroup, ...] | None:
         """Room for offered blocks, which must be the first of those that were asked for.
 
         None when there is none to spare. Raises InvalidRequestError for any other offer.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import count
 
 from baton.core.block_hash import root_hash
+from baton.core.handoff import Key
 from baton.core.request import Request
 from baton.engine.int_buffer import IntBuffer
-from baton.engine.outputs import Key
 from baton.engine.runner import Runner
 from baton.engine.sequence import Sequence as Seq
 from baton.engine.sequence import Submission

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from baton.core.handoff import Key
 from baton.engine.block_manager import BlockManager
 from baton.engine.fetches import Fetches
 from baton.engine.migration import Migrations
-from baton.engine.outputs import Key
 from baton.engine.reservations import Reservations
 from baton.engine.scheduler import Scheduler
 from baton.engine.sequence import Sequence, Status, Submission

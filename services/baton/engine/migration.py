@@ -18,9 +18,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from baton.core.errors import BatonError, HandoffError, UnsupportedError
+from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, SourceOutput
 from baton.core.request import FinishReason
 from baton.engine.block_manager import BlockManager
-from baton.engine.outputs import BlocksReady, Failure, Key, MoveStopped, OfferDue, StepOutput
+from baton.engine.outputs import Failure, StepOutput
 from baton.engine.scheduler import Scheduler
 from baton.engine.sequence import Sequence, Status, Submission
 
@@ -174,10 +175,9 @@ class Migrations:
         )
         return MoveStopped(
             seq.submission.key,
-            seq.choices[0],
             *self._announce(move, tail=True),
             hashes,
-            tuple(seq.output[move.next_position :]),
+            _new_output(move, None),
         )
 
     def _announce(
@@ -210,13 +210,17 @@ def _ended(move: _Move, out: StepOutput) -> MoveStopped:
     finish = next((row.finish for row in out.rows if row.key == key), None)
     return MoveStopped(
         key,
-        move.seq.choices[0],
         tuple(move.num_ready),
         nothing,
         nothing,
-        tuple(move.seq.output[move.next_position :]),
-        finish or FinishReason.ERROR,
+        _new_output(move, finish or FinishReason.ERROR),
     )
+
+
+def _new_output(move: _Move, finish: FinishReason | None) -> dict[int, SourceOutput]:
+    """What the target's submission does not have."""
+    tokens = tuple(move.seq.output[move.next_position :])
+    return {move.seq.choices[0]: SourceOutput(tokens, finish)}
 
 
 def _outgrown(move: _Move) -> BatonError:

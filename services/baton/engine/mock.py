@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.request import TokenLogprobs
 from baton.core.settings import EngineSettings
 from baton.engine.batch import Batch, BatchEntry, SampledToken, SampleSpec
-from baton.engine.runner import ArenaView, LayerPieces
+from baton.engine.runner import LayerPieces
 
 UInt64 = npt.NDArray[np.uint64]
 # [num_blocks, NUM_LAYERS, block_size]: one group's KV.
@@ -75,9 +75,9 @@ class MockRunner:
         self._sleep = sleep
         self._noise = random.Random(noise_seed)
 
-    def arenas(self) -> list[ArenaView]:
+    def arenas(self) -> list[Arena]:
         return [
-            ArenaView(
+            Arena(
                 group=group,
                 address=slots.ctypes.data,
                 num_blocks=len(slots),
@@ -85,6 +85,7 @@ class MockRunner:
                 memory="DRAM",
                 device_id=0,
                 view=slots.reshape(len(slots), -1).view(np.uint8),
+                held=whole_slice(self.groups[group]),
             )
             for group, slots in enumerate(self._slots)
         ]

@@ -13,10 +13,10 @@ import torch
 
 from baton.core import model_folder
 from baton.core.errors import ConfigError, ModelLoadError
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.settings import EngineSettings, ModelSettings
 from baton.engine.batch import Batch, BatchEntry, SampledToken
-from baton.engine.runner import ArenaView, LayerPieces
+from baton.engine.runner import LayerPieces
 from baton.engine.sampler import Sampler
 from baton.models.config import ConfigFile, DecoderConfig
 from baton.models.decoder import CausalLM
@@ -71,10 +71,10 @@ class ModelRunner:
     def device(self) -> torch.device:
         return self.ranks[0].device
 
-    def arenas(self) -> list[ArenaView]:
+    def arenas(self) -> list[Arena]:
         """The KV memory of all ranks, group by group."""
         return [
-            ArenaView(
+            Arena(
                 group=g,
                 address=arena.memory.data_ptr(),
                 num_blocks=arena.num_blocks,
@@ -82,6 +82,7 @@ class ModelRunner:
                 memory="DRAM" if arena.memory.device.type == "cpu" else "VRAM",
                 device_id=arena.memory.device.index or 0,
                 view=arena.memory.numpy() if arena.memory.device.type == "cpu" else None,
+                held=whole_slice(arena.spec),
             )
             for rank in self.ranks
             for g, arena in enumerate(rank.arenas)

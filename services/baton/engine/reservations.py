@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from baton.core.handoff import Key, ReservedGroup
 from baton.core.request import Request
 from baton.engine.block_manager import BlockManager
-from baton.engine.outputs import Key, Reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Reservation:
     request: Request | None
     num_tokens: int
     hashes: tuple[tuple[bytes, ...], ...]
-    groups: tuple[Reserved, ...]
+    groups: tuple[ReservedGroup, ...]
     growth_tokens: int = 0
 
     @property
@@ -68,7 +68,7 @@ class Reservations:
         hashes: tuple[tuple[bytes, ...], ...],
         headroom: int,
         growth_tokens: int = 0,
-    ) -> tuple[Reserved, ...] | None:
+    ) -> tuple[ReservedGroup, ...] | None:
         """Take a block for each that is not cached; None when that leaves less than `headroom`."""
         assert key not in self.open, "a key has one reservation"
         blocks = self._blocks
@@ -90,7 +90,7 @@ class Reservations:
                 pool.share(block)
             ids = tuple([held[i] if i in held else pool.allocate() for i in range(total)])
             generations = tuple([pool.generation(block) for block in ids])
-            groups.append(Reserved(ids, generations, frozenset(held)))
+            groups.append(ReservedGroup(ids, generations, frozenset(held)))
         reservation = Reservation(request, num_tokens, hashes, tuple(groups), growth_tokens)
         self.open[key] = reservation
         return reservation.groups

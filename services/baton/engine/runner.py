@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec
 from baton.engine.batch import Batch, SampledToken
-
-
-@dataclass(frozen=True, slots=True)
-class ArenaView:
-    """One group's KV memory, `[num_blocks, block_bytes]` from `address` on.
-
-    `memory` is DRAM or VRAM. `view` is a writable uint8 numpy array of that shape for host memory,
-    else None.
-    """
-
-    group: int
-    address: int
-    num_blocks: int
-    block_bytes: int
-    memory: str
-    device_id: int
-    view: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +52,7 @@ class Runner(Protocol):
     def rope(self) -> str:
         """Position encoding, a part of the KV digest."""
 
-    def arenas(self) -> list[ArenaView]:
+    def arenas(self) -> list[Arena]:
         """The KV memory, one entry per group. The same on every call."""
 
     def run(self, batch: Batch, pieces: LayerPieces | None = None) -> list[SampledToken]:

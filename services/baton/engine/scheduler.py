@@ -9,10 +9,13 @@ gives all of its blocks back, keeps its tokens and waits at the front to compute
 from __future__ import annotations
 
 from baton.core.errors import BatonError, DeadlineExceededError, OverloadedError
+from baton.core.handoff import OfferDue
 from baton.core.queue_policy.base import QueuePolicy
 from baton.core.queue_policy.fcfs import Fcfs
+from baton.core.queue_policy.priority import Priority
+from baton.core.settings import QueueOrder
 from baton.engine.block_manager import BlockManager
-from baton.engine.outputs import Failure, OfferDue, Scheduled, StepOutput
+from baton.engine.outputs import Failure, Scheduled, StepOutput
 from baton.engine.promotions import Promotions
 from baton.engine.sequence import Sequence, Status, Submission
 
@@ -30,11 +33,14 @@ class Scheduler:
         max_batch_tokens: int,
         max_sequences: int,
         max_ungranted_share: float,
+        policy: QueueOrder = "fcfs",
     ) -> None:
         self.blocks = blocks
         self.max_batch_tokens = max_batch_tokens
         self.max_sequences = max_sequences
         self.waiting: QueuePolicy[Sequence] = Fcfs()
+        if policy == "priority":
+            self.waiting = Priority(lambda seq: seq.submission.request.priority, Fcfs)
         # Set where there are tiers below the device.
         self.promotions: Promotions | None = None
         # Running, in order of service: several tokens to compute, and one.

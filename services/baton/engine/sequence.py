@@ -6,11 +6,11 @@ from collections.abc import Sequence as SequenceOf
 from enum import Enum, auto
 
 from baton.core.block_hash import extend_hashes
+from baton.core.handoff import Key
 from baton.core.kv import GroupSpec
 from baton.core.request import Request
 from baton.engine.batch import BatchEntry, BlockCopy, Int32, SampleSpec
 from baton.engine.int_buffer import IntBuffer
-from baton.engine.outputs import Key
 
 
 class Status(Enum):

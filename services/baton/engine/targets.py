@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from baton.core.errors import HandoffError, InvalidRequestError
+from baton.core.handoff import Key, ReservedGroup
 from baton.core.request import Request
 from baton.engine.block_manager import BlockManager
 from baton.engine.intake import Intake
 from baton.engine.limits import Limits
-from baton.engine.outputs import Key, Reserved
 from baton.engine.reservations import Reservation, Reservations
 from baton.engine.scheduler import Scheduler
 from baton.engine.sequence import Sequence as Seq
@@ -43,7 +43,7 @@ class Targets:
         hashes: Sequence[Sequence[bytes]],
         num_blocks: Sequence[int],
         growth_tokens: int,
-    ) -> tuple[Reserved, ...] | None:
+    ) -> tuple[ReservedGroup, ...] | None:
         own_tokens, own_hashes = self._expected(key, request, growth_tokens)
         if (
             num_tokens != own_tokens

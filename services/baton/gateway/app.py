@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from baton.core.errors import BatonError, UnavailableError
-from baton.gateway import errors, health, openapi
-from baton.gateway.admission import prepare_scope
+from baton.core.errors import (
+    BatonError,
+    MethodNotAllowedError,
+    NotFoundError,
+    UnavailableError,
+)
+from baton.gateway import errors
+from baton.gateway.api import anthropic_errors, health, openapi
+from baton.gateway.api import keys as key_api
+from baton.gateway.api import requests as explain_api
+from baton.gateway.api.anthropic import CountTokens, Messages
+from baton.gateway.api.openai import ChatCompletions, Completions
+from baton.gateway.api.prefetch import Prefetch
+from baton.gateway.api.responses import Responses, stored_response
+from baton.gateway.api.tokenize import Detokenize, Tokenize
 from baton.gateway.context import Context
-from baton.gateway.errors import MethodNotAllowedError, NotFoundError
-from baton.gateway.health import JsonView, MetricsView
-from baton.gateway.openai import ChatCompletions, Completions
-from baton.gateway.prefetch import Prefetch
+from baton.gateway.http.arrival import prepare_scope
+from baton.gateway.http.view import Answer, View
+from baton.telemetry.metrics import CONTENT_TYPE
 
+_CLOSE = (b"connection", b"close")
 OpenContext = Callable[[], AbstractAsyncContextManager[Context]]
 
 
@@ -33,29 +45,40 @@ class GatewayApp(Starlette):
         self.context: Context | None = None
         self._open_context = open_context
         source = self._source
-        posts: dict[str, ASGIApp] = {
+        self._posts: dict[str, ASGIApp] = {
             "/v1/chat/completions": ChatCompletions(source),
             "/v1/completions": Completions(source),
+            "/v1/responses": Responses(source),
+            "/v1/messages": Messages(source),
+            "/v1/messages/count_tokens": CountTokens(source),
+            "/tokenize": Tokenize(source),
+            "/detokenize": Detokenize(source),
             "/v1/baton/prefetch": Prefetch(source),
+            "/v1/baton/keys": key_api.NewKey(source),
         }
-        get = ["GET"]
+
+        def view(path: str, answer: Answer, *methods: str) -> Route:
+            return Route(path, View(source, answer), methods=methods or ["GET"])
+
+        metrics = View(source, health.metrics, bytes, CONTENT_TYPE)
         routes = [
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
-            Route("/v1/models", JsonView(source, health.models), methods=get),
-            Route("/v1/models/{model:path}", JsonView(source, health.model), methods=get),
-            Route("/v1/baton/workers", JsonView(source, health.workers), methods=get),
-            Route("/health", JsonView(source, health.health), methods=get),
-            Route("/ready", JsonView(source, health.ready), methods=get),
-            Route("/metrics", MetricsView(source), methods=get),
-            Route(
-                "/openapi.json",
-                JsonView(source, lambda *_: (200, openapi.document())),
-                methods=get,
-            ),
+            # Its POSTs never come here (see `__call__`); a refusal is to name both methods.
+            view("/v1/baton/keys", key_api.listed, "GET", "POST"),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in self._posts.items()),
+            view("/v1/responses/{response_id}", stored_response, "GET", "DELETE"),
+            view("/v1/models", health.models),
+            view("/v1/models/{model:path}", health.model),
+            view("/v1/baton/requests", explain_api.newest),
+            view("/v1/baton/requests/{id:path}", explain_api.one),
+            view("/v1/baton/keys/{id}", key_api.revoked, "DELETE"),
+            view("/v1/baton/workers", health.workers),
+            view("/health", health.health),
+            view("/ready", health.ready),
+            Route("/metrics", metrics, methods=["GET"]),
+            view("/openapi.json", _schema),
         ]
         super().__init__(
             routes=routes,
-            middleware=[Middleware(_Direct, posts=posts)],
             exception_handlers={HTTPException: _refused, Exception: _bug},
             lifespan=self._lifespan,
         )
@@ -64,6 +87,17 @@ class GatewayApp(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             prepare_scope(scope)
+            if self.context is not None and self.context.is_leaving:
+                # The client's next request is to go to another gateway.
+                scope["baton.headers"].append(_CLOSE)
+            # POSTs map their errors themselves. The way through Starlette, a pass over the routes
+            # and three more layers around every message, costs a short request more than parsing.
+            if scope["method"] == "POST" and (endpoint := self._posts.get(scope["path"])):
+                await endpoint(scope, receive, send)
+                return
+            access = None if self.context is None else self.context.access
+            if access is not None and not await access.guard(scope, send):
+                return
         await super().__call__(scope, receive, send)
 
     def _source(self) -> Context:
@@ -81,24 +115,6 @@ class GatewayApp(Starlette):
         self.context = None
 
 
-class _Direct:
-    """Hands POSTs to endpoints that map their errors themselves past the rest of Starlette.
-
-    Its way there, a pass over the routes and two more layers around every message, costs a short
-    request more than its parsing.
-    """
-
-    def __init__(self, app: ASGIApp, posts: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._posts = posts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        if scope["type"] == "http" and scope["method"] == "POST":
-            app = self._posts.get(scope["path"], app)
-        await app(scope, receive, send)
-
-
 def create_app(context: Context) -> GatewayApp:
     """The app for a context that somebody else opens and closes."""
     app = GatewayApp(None)
@@ -111,6 +127,10 @@ def create_lifespan_app(open_context: OpenContext) -> GatewayApp:
     return GatewayApp(open_context)
 
 
+async def _schema(*_: object) -> tuple[int, Any]:
+    return 200, openapi.document()
+
+
 def _refused(request: Request, refusal: Exception) -> Response:
     """Unknown paths and wrong methods."""
     assert isinstance(refusal, HTTPException)
@@ -119,7 +139,7 @@ def _refused(request: Request, refusal: Exception) -> Response:
     if refusal.status_code == 405:
         allowed = (refusal.headers or {}).get("Allow", "")
         error = MethodNotAllowedError(
-            f"Not allowed to {request.method} on {path} (allowed: {allowed}).", allowed
+            f"Not allowed to {request.method} on {path} (allowed: {allowed}).", allowed=allowed
         )
     else:
         error = NotFoundError(f"Unknown request URL: {request.method} {path}. See /openapi.json.")
@@ -131,8 +151,8 @@ def _bug(request: Request, bug: Exception) -> Response:
 
 
 def _response(request: Request, error: BatonError) -> Response:
-    response = Response(
-        errors.body(error), errors.mapping(error).http, media_type="application/json"
-    )
+    is_anthropics = request.url.path.startswith("/v1/messages")
+    body = anthropic_errors.body(error) if is_anthropics else errors.body(error)
+    response = Response(body, errors.mapping(error).http, media_type="application/json")
     response.raw_headers += [*errors.headers(error), *request.scope["baton.headers"]]
     return response

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from baton.core.errors import ModelNotFoundError
+from baton.core.errors import InvalidRequestError, ModelNotFoundError
 from baton.core.settings import GatewaySettings
-from baton.gateway.answer import OpenAnswers
-from baton.gateway.call_metrics import ModelMetrics
+from baton.gateway.answer.base import OpenAnswers
+from baton.gateway.answer.call_metrics import ModelMetrics
+from baton.gateway.api.kept_responses import KeptResponses
+from baton.gateway.api.prepare import ServedModel
 from baton.gateway.generation import Generator
 from baton.gateway.hints import Prefetcher
-from baton.gateway.prepare import ServedModel
+from baton.gateway.http.flushes import Flushes
+from baton.gateway.keys.access import Access
+from baton.gateway.queue.priority_classes import Priorities
+from baton.gateway.records.record_book import RecordBook
 from baton.telemetry.metrics import Metrics
 
 NO_MODEL = "unknown"
@@ -21,8 +26,8 @@ NO_MODEL = "unknown"
 
 @dataclass(slots=True)
 class Context:
-    """`not_ready` says why no request could be served now, or None; `workers` lists the live ones,
-    as JSON.
+    """`not_ready` says why no request should be sent here yet, or None; `shortage` why one for a
+    model would have to wait, or None. `workers` lists the live ones as JSON.
     """
 
     models: Mapping[str, ServedModel]
@@ -31,12 +36,34 @@ class Context:
     settings: GatewaySettings
     metrics: Metrics
     not_ready: Callable[[], str | None]
+    shortage: Callable[[str], str | None]
     workers: Callable[[], list[dict[str, Any]]]
-    answers: OpenAnswers = field(default_factory=OpenAnswers)
+    records: RecordBook
+    answers: OpenAnswers
+    responses: KeptResponses
+    # It is told to stop: it still serves, and wants to be sent nothing more.
+    is_leaving: bool = False
+    # None where nobody is asked for an API key.
+    access: Access | None = None
+    flushes: Flushes = field(default_factory=Flushes)
+    # The metrics of all processes on the port, where there are several.
+    render_metrics: Callable[[], Awaitable[bytes]] | None = None
+    priorities: Priorities = field(init=False)
     _series: dict[tuple[str, str], ModelMetrics] = field(default_factory=dict)
 
-    def model(self, name: str) -> ServedModel:
-        """Raises ModelNotFoundError, which says what there is."""
+    def __post_init__(self) -> None:
+        self.priorities = Priorities(self.settings.priorities)
+
+    def unready(self) -> str | None:
+        """Why nobody should send requests here, or None."""
+        return "the gateway is leaving" if self.is_leaving else self.not_ready()
+
+    def model(self, name: str | None) -> ServedModel:
+        """None is the only one there is. Raises ModelNotFoundError, which says what there is."""
+        if name is None:
+            if len(self.models) != 1:
+                raise InvalidRequestError("You must provide a 'model' parameter.", param="model")
+            return next(iter(self.models.values()))
         model = self.models.get(name)
         if model is None:
             raise ModelNotFoundError(

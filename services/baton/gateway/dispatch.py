@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from baton.core.clock import Clock, monotonic
 from baton.core.errors import (
     BatonError,
-    DeadlineExceededError,
     ModelNotFoundError,
     UnavailableError,
     WorkerLostError,
@@ -20,20 +19,20 @@ from baton.core.errors import (
 from baton.core.request import Request
 from baton.core.settings import GatewaySettings
 from baton.gateway.deadlines import Deadlines
-from baton.gateway.fleet import Fleet
 from baton.gateway.generation import TokenSink
 from baton.gateway.handoff_metrics import HandoffMetrics
 from baton.gateway.moves import Moves
 from baton.gateway.ownership import Ownership, Side, Verdict
-from baton.gateway.placement import Part
-from baton.gateway.placing import Placer
+from baton.gateway.part import Part
+from baton.gateway.placer import Placer
+from baton.gateway.queue.overload import Overload
+from baton.gateway.queue.waiting import Waiting
 from baton.gateway.running import Running
-from baton.gateway.waiting import Waiting
+from baton.gateway.workers.fleet import Fleet
+from baton.gateway.workers.prefix_lookup import PrefixLookup
 from baton.router.policy.base import Policy
 from baton.telemetry.metrics import Metrics
 
-# A gateway that has found no worker for so long after its start says so at once.
-START_WAIT_S = 10.0
 # A prefill worker that was lost may have committed before: the target says so within this, or that
 # it has not (it notices the loss too).
 ADOPTION_WAIT_S = 2.0
@@ -53,17 +52,19 @@ class Dispatcher:
         models: Iterable[str],
         clock: Clock = monotonic,
         seed: int | None = None,
+        prefixes: PrefixLookup | None = None,
     ) -> None:
         self._fleet = fleet
         self._settings = settings
         self._metrics = metrics
         self._models = frozenset(models)
         self._clock = clock
-        self._started_at = clock()
         self._is_stopping = False
         self._running: set[Running] = set()
-        self._placer = Placer(fleet, policy, metrics, clock, seed)
-        self._waiting = Waiting(fleet, settings.max_queue, metrics, clock)
+        self._placer = Placer(fleet, policy, prefixes, metrics, clock, seed)
+        overload = Overload(settings, fleet.pool, self._placer.view, clock)
+        self._waiting = Waiting(fleet, settings, overload, metrics, clock, self._turn_away)
+        self.shares = self._waiting.shares
         self.handoffs = HandoffMetrics(metrics)
         self._deadlines: Deadlines[Running] = Deadlines(self._time_is_up, clock)
         self._all_ended = asyncio.Event()
@@ -78,42 +79,26 @@ class Dispatcher:
         )
         fleet.on_room = self.place_waiting
 
-    @property
-    def num_running(self) -> int:
-        """Requests that have not ended, waiting ones included."""
-        return len(self._running)
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
     # --- Generator ---
 
     def submit(self, request: Request, sink: TokenSink) -> Running:
         """Queue or place a request; see `generation.Generator`."""
         self._admit(request.model)
-        now = self._clock()
         ownership = Ownership(request, sink, self._settings.max_attempts)
-        running = Running(self, request, ownership, now)
-        if self._waiting.has(request.model) or not self._place(running):
+        running = Running(self, request, ownership, self._clock)
+        self._waiting.admit(running)
+        if not (self._waiting.goes_first(running) and self._place(running)):
             self._waiting.add(running)
         self._running.add(running)
-        deadline = request.deadline
-        if request.model not in self._fleet.models_seen:
-            deadline = min(deadline, self._started_at + START_WAIT_S)
-        running.timer = self._deadlines.add(running, deadline)
+        running.timer = self._deadlines.add(running, request.deadline)
         return running
 
     def _admit(self, model: str) -> None:
         if self._is_stopping:
             raise UnavailableError(_SHUTTING_DOWN)
-        if model in self._fleet.models_seen:
-            return
-        if model not in self._models:
+        if model not in self._models and model not in self._fleet.models_seen:
             known = ", ".join(sorted(self._models | self._fleet.models_seen)) or "none yet"
             raise ModelNotFoundError(f"no model {model!r} here; there is: {known}", param="model")
-        if self._clock() - self._started_at >= START_WAIT_S:
-            raise self._no_worker(model)
 
     # --- the end ---
 
@@ -146,8 +131,8 @@ class Dispatcher:
         """Begin an attempt on the best workers; False while none can take it."""
         if not self._placer.place(running):
             return False
-        self._waiting.remove(running)
-        self._waiting.note_placement()
+        running.note_placement()
+        self._waiting.placed(running)
         return True
 
     # --- what becomes of it ---
@@ -200,6 +185,7 @@ class Dispatcher:
         """Act on a verdict about the current attempt; `part` is to blame."""
         if verdict is Verdict.NOTHING:
             return
+        running.note_failure(part, error)
         if part is not None and part.side is not Side.ALONE and not was_adopted:
             self.handoffs.failed(part.side, error)
         if verdict is Verdict.ENDED:
@@ -212,31 +198,16 @@ class Dispatcher:
         self.place_waiting()
 
     def _time_is_up(self, running: Running) -> None:
-        model = running.request.model
-        if self._clock() >= running.request.deadline:
-            if running.is_waiting:
-                running.ownership.fail(self._waited_in_vain(model))
-            else:
-                running.ownership.expire()
-        elif model in self._fleet.models_seen:
-            # Its first worker came meanwhile.
-            running.timer = self._deadlines.add(running, running.request.deadline)
-            return
+        if running.is_waiting:
+            running.ownership.fail(self._waiting.expired(running))
         else:
-            running.ownership.fail(self._no_worker(model))
+            running.ownership.expire()
         self.release(running)
 
-    def _no_worker(self, model: str) -> UnavailableError:
-        return UnavailableError(
-            f"{self._fleet.shortage(model)}; look at `baton workers` and at the workers' logs"
-        )
-
-    def _waited_in_vain(self, model: str) -> DeadlineExceededError:
-        return DeadlineExceededError(
-            f"the request's deadline passed while it waited for a worker: "
-            f"{self._fleet.shortage(model)}; look at `baton workers`, start more, or raise the "
-            "deadline"
-        )
+    def _turn_away(self, running: Running, error: BatonError) -> None:
+        """It waits, and is not to be served."""
+        running.ownership.fail(error)
+        self.release(running)
 
     def release(self, running: Running) -> None:
         """The request has ended: leave nothing of it anywhere. Idempotent."""
@@ -244,7 +215,8 @@ class Dispatcher:
             return
         self._running.remove(running)
         self._deadlines.remove(running, running.timer)
-        self._waiting.remove(running)
+        self._waiting.ended(running)
+        self._placer.ended(running)
         self._stop_parts(running)
         if not self._running:
             self._all_ended.set()

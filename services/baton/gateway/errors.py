@@ -10,7 +10,14 @@ import orjson
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
-from baton.core.errors import BatonError, OverloadedError, UnavailableError
+from baton.core.errors import (
+    BatonError,
+    InvalidKeyError,
+    MethodNotAllowedError,
+    OverloadedError,
+    RateLimitError,
+    UnavailableError,
+)
 
 ERROR_DOMAIN = "baton.dev"
 
@@ -32,10 +39,16 @@ _MAPPINGS = {
     "context_length_exceeded": Mapping(400, _INVALID, grpc.StatusCode.INVALID_ARGUMENT),
     "payload_too_large": Mapping(413, _INVALID, grpc.StatusCode.RESOURCE_EXHAUSTED),
     "model_not_found": Mapping(404, _INVALID, grpc.StatusCode.NOT_FOUND),
+    "key_not_found": Mapping(404, _INVALID, grpc.StatusCode.NOT_FOUND),
     "not_found": Mapping(404, _INVALID, grpc.StatusCode.UNIMPLEMENTED),
     "method_not_allowed": Mapping(405, _INVALID, grpc.StatusCode.UNIMPLEMENTED),
     "unsupported_media_type": Mapping(415, _INVALID, grpc.StatusCode.INVALID_ARGUMENT),
     "unauthenticated": Mapping(401, "authentication_error", grpc.StatusCode.UNAUTHENTICATED),
+    # OpenAI's types of these, as their documents show them.
+    "invalid_api_key": Mapping(401, _INVALID, grpc.StatusCode.UNAUTHENTICATED),
+    "insufficient_permissions": Mapping(403, _INVALID, grpc.StatusCode.PERMISSION_DENIED),
+    "rate_limit_exceeded": Mapping(429, "requests", grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "insufficient_quota": Mapping(429, "insufficient_quota", grpc.StatusCode.RESOURCE_EXHAUSTED),
     "overloaded": Mapping(429, "rate_limit_error", grpc.StatusCode.RESOURCE_EXHAUSTED),
     "unavailable": Mapping(503, _SERVER, grpc.StatusCode.UNAVAILABLE),
     "worker_lost": Mapping(503, _SERVER, grpc.StatusCode.UNAVAILABLE),
@@ -47,31 +60,10 @@ _MAPPINGS = {
 _INTERNAL = Mapping(500, _SERVER, grpc.StatusCode.INTERNAL)
 
 
-class NotFoundError(BatonError):
-    """No such path."""
-
-    code = "not_found"
-
-
-class MethodNotAllowedError(BatonError):
-    """The path takes other methods."""
-
-    code = "method_not_allowed"
-
-    def __init__(self, message: str, allowed: str) -> None:
-        super().__init__(message)
-        self.allowed = allowed
-
-
-class UnsupportedMediaTypeError(BatonError):
-    """The body comes in an encoding that is not read."""
-
-    code = "unsupported_media_type"
-
-
 def mapping(error: BatonError) -> Mapping:
     """Statuses of an error; unknown codes are internal errors."""
-    return _MAPPINGS.get(error.code, _INTERNAL)
+    found = _MAPPINGS.get(error.code, _INTERNAL)
+    return found._replace(type=error.kind) if isinstance(error, RateLimitError) else found
 
 
 def internal(error: BaseException) -> BatonError:
@@ -96,7 +88,13 @@ def body(error: BatonError) -> bytes:
 def headers(error: BatonError) -> list[tuple[bytes, bytes]]:
     """Headers that an error response has beside the usual ones."""
     if (seconds := _retry_after_s(error)) is not None:
-        return [(b"retry-after", b"%d" % max(1, math.ceil(seconds)))]
+        after = (b"retry-after", b"%d" % max(1, math.ceil(seconds)))
+        if isinstance(error, RateLimitError):
+            # OpenAI's SDK knows it, and it may be far less than a second.
+            return [after, (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000)))]
+        return [after]
+    if isinstance(error, InvalidKeyError):
+        return [(b"www-authenticate", b"Bearer")]
     if isinstance(error, MethodNotAllowedError):
         return [(b"allow", error.allowed.encode())]
     return []
@@ -104,9 +102,9 @@ def headers(error: BatonError) -> list[tuple[bytes, bytes]]:
 
 def _retry_after_s(error: BatonError) -> float | None:
     """When another try may succeed, if that can be said."""
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | RateLimitError | UnavailableError):
         return error.retry_after_s
-    return 1.0 if isinstance(error, UnavailableError) else None
+    return None
 
 
 def rpc_status(error: BatonError) -> status_pb2.Status:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from baton.core.errors import BatonError
 from baton.core.request import FinishReason, Request, TokenLogprobs
+from baton.gateway.records.request_record import RequestRecord
 
 
 class TokenSink(Protocol):
@@ -37,6 +38,10 @@ class TokenSink(Protocol):
 
 class Ticket(Protocol):
     """A submitted request."""
+
+    @property
+    def record(self) -> RequestRecord:
+        """What has become of it so far."""
 
     def cancel(self, reason: str) -> None:
         """Stop it everywhere. Idempotent; afterwards at most one `on_end` and nothing else."""

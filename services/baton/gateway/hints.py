@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from baton.core.errors import InvalidRequestError, UnavailableError
-from baton.gateway.fleet import Fleet
+from baton.gateway.workers.fleet import Fleet
+from baton.gateway.workers.prefix_lookup import PrefixLookup
+from baton.gateway.workers.prompt_hashes import PromptHashes
+from baton.router.columns import Role
 from baton.router.policy.base import Policy, RequestView
-from baton.router.pool import Role
 from baton.router.selection import select
 from baton.v1 import common_pb2, session_pb2
 
@@ -41,17 +43,31 @@ class Prefetcher(Protocol):
 
 
 class Hints:
-    """Asks the policy as for a request, and books nothing."""
+    """Asks the policy as for a request, and books nothing.
 
-    def __init__(self, fleet: Fleet, policy: Policy, seed: int | None = None) -> None:
+    `prefixes` is None where nobody listens to workers' caches.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        policy: Policy,
+        prefixes: PrefixLookup | None = None,
+        seed: int | None = None,
+    ) -> None:
         self._fleet = fleet
         self._policy = policy
+        self._prefixes = prefixes if policy.needs_overlap else None
         self._rng = random.Random(seed)
 
     def prefetch(self, hint: Hint) -> list[Told]:
         """See `Prefetcher`. A worker whose stream breaks just now does not hear of it."""
         pool = self._fleet.pool
-        view = RequestView(hint.model, len(hint.prompt))
+        overlap = None
+        if self._prefixes is not None:
+            hashes = PromptHashes(hint.prompt, hint.tenant_salt)
+            overlap = self._prefixes.overlap(hint.model, hashes)
+        view = RequestView(hint.model, len(hint.prompt), overlap=overlap)
         selection = select(view, pool, self._policy, self._rng)
         if selection is None:
             raise UnavailableError(f"{self._fleet.shortage(hint.model)}; try again later")

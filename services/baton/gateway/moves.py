@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from baton.core.clock import Clock
 from baton.core.errors import BatonError
-from baton.gateway.fleet import Fleet
 from baton.gateway.ownership import Side
-from baton.gateway.placement import Part
+from baton.gateway.part import Part
+from baton.gateway.workers.fleet import Fleet
 from baton.router.pool import Booking
 from baton.router.rebalance import (
     RunningSlot,

@@ -9,11 +9,17 @@ rows to give. Pure: no I/O and no clock; the sink is called synchronously.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum, IntEnum
 from types import MappingProxyType
 
-from baton.core.errors import BatonError, CancelledRequestError, DeadlineExceededError
+from baton.core.errors import (
+    BatonError,
+    CancelledRequestError,
+    DeadlineExceededError,
+    WorkerLostError,
+)
 from baton.core.request import Request, TokenLogprobs
 from baton.gateway.generation import TokenSink
 from baton.wire.frames import finish_of
@@ -65,7 +71,7 @@ class _Choice:
 class Ownership:
     """The state of one request from its submission to `sink.on_end`.
 
-    `max_attempts` bounds attempts in a row that bring no token.
+    `max_attempts` bounds attempts in a row that bring no token, those apart whose worker left.
     """
 
     __slots__ = (
@@ -75,11 +81,13 @@ class Ownership:
         "_live",
         "_max_attempts",
         "_num_at_begin",
+        "_num_ended",
         "_sink",
         "_source_is_done",
         "_told_cached",
         "attempt",
         "ended",
+        "is_complete",
         "request",
     )
 
@@ -87,10 +95,14 @@ class Ownership:
         self.request = request
         self.attempt = 0
         self.ended = False
+        # Each choice has ended by itself.
+        self.is_complete = False
         self._sink = sink
         self._max_attempts = max_attempts
         self._barren = 0
         self._num_at_begin = 0
+        # Tokens of the choices that have ended.
+        self._num_ended = 0
         self._adopted = False
         # The one who adopted took over from another decoder.
         self._is_moved = False
@@ -125,6 +137,19 @@ class Ownership:
     def num_output_tokens(self) -> int:
         """Tokens of the choices that have not ended."""
         return sum(len(c.tokens) for c in self._live.values())
+
+    @property
+    def num_generated(self) -> int:
+        """Output tokens so far of all choices, also after the end."""
+        return self._num_ended + self.num_output_tokens
+
+    @property
+    def only_output(self) -> Sequence[int]:
+        """Tokens so far of a request's only choice; none where there are several."""
+        if self.request.num_choices > 1 or not self._live:
+            return ()
+        (choice,) = self._live.values()
+        return choice.tokens
 
     def begin(self) -> Request:
         """Start the next attempt: what is to be submitted, with the output so far."""
@@ -188,7 +213,9 @@ class Ownership:
 
     def _end_choice(self, index: int) -> Progress:
         # The sink may have cancelled the request meanwhile.
-        self._live.pop(index, None)
+        ended = self._live.pop(index, None)
+        if ended is not None:
+            self._num_ended += len(ended.tokens)
         if self._live or self.ended:
             return _GOES_ON
         self._end(None)
@@ -259,7 +286,10 @@ class Ownership:
         return self._fail(error, retryable=True, now=now)
 
     def _fail(self, error: BatonError, *, retryable: bool, now: float) -> Verdict:
-        self._barren = 0 if self._has_progress() else self._barren + 1
+        if self._has_progress():
+            self._barren = 0
+        elif not (isinstance(error, WorkerLostError) and error.left):
+            self._barren += 1
         if now >= self.request.deadline:
             self.expire()
         elif not retryable or self._barren >= self._max_attempts:
@@ -306,5 +336,7 @@ class Ownership:
         if self.ended:
             return
         self.ended = True
+        self.is_complete = error is None
+        self._num_ended += self.num_output_tokens
         self._live.clear()
         self._sink.on_end(error)

@@ -12,26 +12,41 @@ from pathlib import Path
 
 import baton
 from baton.core import model_folder
-from baton.core.settings import GatewaySettings, ModelSettings, RouterSettings, StoreSettings
+from baton.core.errors import ConfigError
+from baton.core.gc_pauses import settle_gc
+from baton.core.settings import (
+    GatewaySettings,
+    ModelSettings,
+    RecordSettings,
+    RouterSettings,
+    StoreSettings,
+)
+from baton.core.store_url import EMBEDDED
+from baton.gateway.answer.base import OpenAnswers
+from baton.gateway.api.kept_responses import KeptResponses
+from baton.gateway.api.prepare import ServedModel
 from baton.gateway.app import create_app
 from baton.gateway.context import Context
 from baton.gateway.dispatch import Dispatcher
-from baton.gateway.fleet import Fleet
-from baton.gateway.gc_pauses import settle_gc
 from baton.gateway.hints import Hints
-from baton.gateway.http_server import HttpServer
-from baton.gateway.prepare import ServedModel
-from baton.gateway.rpc import RpcServer
-from baton.gateway.tokenizer import Tokenizer
+from baton.gateway.http.server import HttpServer
+from baton.gateway.keys.access import open_access, shortage_of_keys
+from baton.gateway.process_metrics import ProcessMetrics
+from baton.gateway.queue.share_exchange import ShareExchange
+from baton.gateway.readiness import Readiness
+from baton.gateway.records.record_book import RecordBook
+from baton.gateway.records.record_writer import RecordWriter, read_record
+from baton.gateway.rpc.server import RpcServer
+from baton.gateway.text.tokenizer import Tokenizer
+from baton.gateway.workers.fleet import Fleet
+from baton.gateway.workers.kv_events import KvIndexReader
 from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
 from baton.store.base import Store
 from baton.store.connect import connect
-from baton.store.embedded import EmbeddedStoreServer
+from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 from baton.telemetry.metrics import Metrics
-
-EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,7 @@ class GatewayConfig:
     """What one gateway is told. `folder` is the resolved model folder (weights are not needed)."""
 
     gateway: GatewaySettings
+    records: RecordSettings
     router: RouterSettings
     store: StoreSettings
     model: ModelSettings
@@ -60,12 +76,17 @@ class Addresses:
 
 
 @contextlib.asynccontextmanager
-async def open_store(config: StoreSettings, token: str) -> AsyncIterator[tuple[Store, str]]:
+async def serve_store(config: StoreSettings, token: str) -> AsyncIterator[tuple[Store, str]]:
     """The store and its URL; the embedded one lives as long as this context.
 
     Raises ConfigError for a wrong URL or a taken port.
     """
     if config.url != EMBEDDED:
+        if config.file is not None:
+            raise ConfigError(
+                "store.file (--store-file) is the embedded store's; leave it out, or store.url "
+                "(--store)"
+            )
         store = await connect(config.url, token, config.key_prefix)
         try:
             yield store, config.url
@@ -75,7 +96,7 @@ async def open_store(config: StoreSettings, token: str) -> AsyncIterator[tuple[S
     server = rpc.server(token)
     port = rpc.listen(server, config.host, config.port)
     url = f"grpc://{rpc.join_address(config.host, port)}"
-    service = EmbeddedStoreServer()
+    service = EmbeddedStoreServer(file=config.file)
     service.add_to_server(server)
     await server.start()
     try:
@@ -94,7 +115,7 @@ async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Con
     """What the APIs share, running; its requests are ended with an error on the way out."""
     name = config.model_name
     document = model_folder.config(config.folder)
-    tokenizer = Tokenizer.load(config.folder)
+    tokenizer = Tokenizer.load(config.folder, config.gateway.tokenizer_cache_bytes)
     served = ServedModel(
         name=name,
         tokenizer=tokenizer,
@@ -107,35 +128,75 @@ async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Con
     loop = asyncio.get_running_loop()
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     fleet = Fleet(store, Pool(), config.token, config.gateway, metrics)
-    policy = policy_named(config.router.policy)
-    dispatcher = Dispatcher(fleet, policy, config.gateway, metrics, [name])
+    policy = policy_named(config.router.policy, config.router)
+    reader = None
+    if policy.needs_overlap:
+        reader = KvIndexReader(fleet, config.token, config.router, metrics)
+    prefixes = None if reader is None else reader.lookup
+    dispatcher = Dispatcher(fleet, policy, config.gateway, metrics, [name], prefixes=prefixes)
 
-    def not_ready() -> str | None:
-        return None if fleet.is_ready(name) else fleet.shortage(name)
+    readiness = Readiness(fleet, reader.is_synced if reader else lambda: True)
+    answers = OpenAnswers()
+    writer = RecordWriter(store, config.records, metrics)
+
+    def shortage(model: str) -> str | None:
+        return None if fleet.is_ready(model) else fleet.shortage(model)
 
     fleet.start()
+    if reader is not None:
+        reader.start()
+    writer.start()
+    exchange = ShareExchange(store, dispatcher.shares)
+    exchange.start()
     try:
-        yield Context(
-            models={name: served},
-            generator=dispatcher,
-            prefetcher=Hints(fleet, policy),
-            settings=config.gateway,
-            metrics=metrics,
-            not_ready=not_ready,
-            workers=fleet.workers,
-        )
+        async with open_access(store, config.gateway, metrics) as access:
+            yield Context(
+                models={name: served},
+                generator=dispatcher,
+                prefetcher=Hints(fleet, policy, prefixes),
+                settings=config.gateway,
+                metrics=metrics,
+                not_ready=lambda: readiness.reason() or shortage_of_keys(access),
+                shortage=shortage,
+                workers=fleet.workers,
+                records=RecordBook(
+                    config.records, answers, writer.offer, lambda name: read_record(store, name)
+                ),
+                answers=answers,
+                responses=KeptResponses(
+                    store, config.gateway.response_ttl_s, config.gateway.max_responses_bytes
+                ),
+                access=access,
+            )
     finally:
         await dispatcher.finish(0.0)
+        await exchange.close()
+        await writer.close()
+        if reader is not None:
+            await reader.close()
         await fleet.close()
         tokenizer.close()
 
 
-class GatewayServer:
-    """A gateway on its ports. `http_socket` is bound already, so that a taken port shows early."""
+@dataclass(frozen=True, slots=True)
+class ProcessSlot:
+    """A process's place among those that share the gateway's ports, and a folder of theirs."""
 
-    def __init__(self, config: GatewayConfig, http_socket: socket.socket) -> None:
+    index: int
+    folder: Path
+
+
+class GatewayServer:
+    """One process of a gateway, on its ports. `http_socket` is bound already, so that a taken port
+    shows early.
+    """
+
+    def __init__(
+        self, config: GatewayConfig, http_socket: socket.socket, slot: ProcessSlot | None = None
+    ) -> None:
         self._config = config
         self._socket = http_socket
+        self._slot = slot
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self) -> Addresses:
@@ -143,12 +204,14 @@ class GatewayServer:
         config = self._config
         try:
             store, store_url = await self._stack.enter_async_context(
-                open_store(config.store, config.token)
+                serve_store(config.store, config.token)
             )
             self.context = await self._stack.enter_async_context(open_context(config, store))
+            if self._slot is not None:
+                await self._share_metrics(self._slot)
             self._http = HttpServer(create_app(self.context), self._socket)
-            host = config.gateway.host
-            self._rpc = RpcServer(self.context, host, config.gateway.grpc_port)
+            host, port = config.gateway.host, config.gateway.grpc_port
+            self._rpc = RpcServer(self.context, host, port, shared=self._slot is not None)
             await self._http.start()
             await self._rpc.start()
             settle_gc()
@@ -160,6 +223,20 @@ class GatewayServer:
             grpc=rpc.join_address(host, self._rpc.port),
             store=store_url,
         )
+
+    async def _share_metrics(self, slot: ProcessSlot) -> None:
+        context = self.context
+        metrics = ProcessMetrics(slot.folder, slot.index, context.metrics.render)
+        await metrics.start()
+        self._stack.push_async_callback(metrics.stop)
+        context.render_metrics = metrics.render
+
+    async def leave(self) -> None:
+        """Say so, go on for a while, for load balancers to notice, then finish what is open."""
+        settings = self._config.gateway
+        self.context.is_leaving = True
+        await asyncio.sleep(settings.unready_wait_s)
+        await self.stop(settings.drain_timeout_s)
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, give open requests `grace_s`, end the rest with an error, close."""

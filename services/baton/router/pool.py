@@ -2,126 +2,51 @@
 
 One row per worker; a row's index is stable while its worker lives and is reused afterwards. Load
 reports lag behind, so placements count from the moment of dispatch: as `inflight` until they end,
-in `unreported` until the next report, in `booked_blocks` until the worker has begun.
+in `unreported` until a report knows of them, in `booked_blocks` until the worker has begun.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from baton.planner.rates import Learnt, PoolKey, RateFits, Rates, StepReport
+from baton.router.columns import LEAST_ROWS, Columns, Role, RowNumbers
+from baton.router.groups import Group, candidates, groups
 from baton.v1 import common_pb2, session_pb2
 
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.intp]
-
-_LEAST_ROWS = 8
-
-
-class Role(IntEnum):
-    """Values of the wire's WorkerRole."""
-
-    PREFILL = common_pb2.WORKER_ROLE_PREFILL
-    DECODE = common_pb2.WORKER_ROLE_DECODE
-    ANY = common_pb2.WORKER_ROLE_ANY
-
-
-class Columns:
-    """Parallel arrays `[num_rows]`. Unused rows are all zero."""
-
-    # A worker is here; its stream is alive; it takes nothing new; what runs there lacks blocks.
-    used: Array
-    up: Array
-    draining: Array
-    short_of_blocks: Array
-    # Interned names (`Pool.intern`), and Role.
-    model: Array
-    digest: Array
-    role: Array
-    # Capacity, from the lease.
-    num_blocks: Array
-    block_size: Array
-    max_sequences: Array
-    max_batch_tokens: Array
-    # The newest load report.
-    queue_room: Array
-    num_waiting: Array
-    num_running: Array
-    queued_prefill_tokens: Array
-    free_blocks: Array
-    # This gateway's placements: sequences that have not ended; submissions to the worker's waiting
-    # queue and their prompt tokens since the newest report; blocks of those that have not begun.
-    inflight: Array
-    unreported: Array
-    unreported_tokens: Array
-    booked_blocks: Array
-    # Number of the newest placement here, over all workers; 0 for none.
-    placed_at: Array
-    # Number of reports, and of the worker among all that ever came: bookings remember theirs.
-    reports: Array
-    life: Array
-
-    _BOOL = ("used", "up", "draining", "short_of_blocks")
-    _INT = (
-        "model",
-        "digest",
-        "role",
-        "num_blocks",
-        "block_size",
-        "max_sequences",
-        "max_batch_tokens",
-        "queue_room",
-        "num_waiting",
-        "num_running",
-        "queued_prefill_tokens",
-        "free_blocks",
-        "inflight",
-        "unreported",
-        "unreported_tokens",
-        "booked_blocks",
-        "placed_at",
-        "reports",
-        "life",
-    )
-
-    def __init__(self, num_rows: int = _LEAST_ROWS) -> None:
-        for name in self._BOOL:
-            setattr(self, name, np.zeros(num_rows, np.bool_))
-        for name in self._INT:
-            setattr(self, name, np.zeros(num_rows, np.int64))
-
-    def __len__(self) -> int:
-        return len(self.used)
-
-    def resize(self, num_rows: int) -> None:
-        """Keep the first rows, add zero ones."""
-        kept = min(num_rows, len(self))
-        for name in (*self._BOOL, *self._INT):
-            old: Array = getattr(self, name)
-            new = np.zeros(num_rows, old.dtype)
-            new[:kept] = old[:kept]
-            setattr(self, name, new)
-
-    def clear(self, row: int) -> None:
-        """Zero a row."""
-        for name in (*self._BOOL, *self._INT):
-            getattr(self, name)[row] = 0
+# Until a link has been measured: TCP on a 10 Gb/s network.
+DEFAULT_LINK_BYTES_PER_S = 1e9
+# What a cached block counts beside one in use: where two workers are alike otherwise, a prompt that
+# nobody has goes to the one that has more room left for it.
+CACHED_WEIGHT = 0.2
+# What a second of a peer's link counts beside one of compute: others want it, too, and each copy
+# evicts something (of 1, 2 and 2.5 in `make bench-routing`, 2 reuses most without a longer tail).
+FETCH_PRICE = 2.0
+# A worker's queue takes prompts of so many steps (`engine.load_report`).
+QUEUED_STEPS = 2
+_ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Booking:
-    """A placement on one worker. `sequences`, prompt `tokens` that it computes, KV `blocks`."""
+    """A placement on one worker: `sequences`, prompt `tokens` that it computes, KV `blocks`, tokens
+    of the prompt that its caches are believed to hold, blocks that the output is expected to take.
+    `slot` is the submission's, by which reports tell that they know of it; at 0 any one does.
+    """
 
     row: int
     life: int
-    report: int
     sequences: int
     tokens: int
     blocks: int
+    cached_tokens: int = 0
+    expected_blocks: int = 0
+    slot: int = 0
+    reported: bool = False
     begun: bool = False
     ended: bool = False
 
@@ -135,6 +60,12 @@ class Pool:
         self._names: dict[str, int] = {}
         self._num_placed = 0
         self._num_lives = 0
+        self._rates = RateFits()
+        # By row, bookings that its newest report does not know of.
+        self._unreported: dict[int, list[Booking]] = {}
+        # By model; emptied when a worker comes or goes, or changes what it may do.
+        self._candidates: dict[str, RowNumbers] = {}
+        self._groups: dict[str, tuple[Group, ...]] = {}
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.columns.used))
@@ -150,6 +81,8 @@ class Pool:
             raise KeyError(row)
         return worker_id
 
+    # --- workers ---
+
     def add(self, lease: common_pb2.WorkerLease) -> int:
         """Take a worker in, down until `set_up`; returns its row."""
         columns = self.columns
@@ -163,11 +96,15 @@ class Pool:
         self._num_lives += 1
         columns.used[row] = True
         columns.life[row] = self._num_lives
-        self._worker_ids[row] = lease.worker.worker_id
-        self.update(row, lease)
+        worker_id = lease.worker.worker_id
+        self._worker_ids[row] = worker_id
+        hashed = hashlib.blake2b(worker_id.encode(), digest_size=8).digest()
+        columns.id_hash[row] = int.from_bytes(hashed, "little")
+        columns.link_bytes_per_s[row] = DEFAULT_LINK_BYTES_PER_S
         # Until its first report, a worker counts as idle.
         columns.queue_room[row] = max(1, lease.capacity.max_sequences)
         columns.free_blocks[row] = lease.capacity.num_blocks
+        self.update(row, lease)
         return row
 
     def update(self, row: int, lease: common_pb2.WorkerLease) -> None:
@@ -178,16 +115,23 @@ class Pool:
         columns.role[row] = lease.role
         columns.num_blocks[row] = lease.capacity.num_blocks
         columns.block_size[row] = max(1, lease.capacity.block_size)
+        columns.block_bytes[row] = sum(map(_block_bytes, lease.groups))
         columns.max_sequences[row] = max(1, lease.capacity.max_sequences)
         columns.max_batch_tokens[row] = max(1, lease.capacity.max_batch_tokens)
+        self._take_rates(row, self._rates.prior(self._alike(row)))
+        self._derive(row)
+        self._regroup()
 
     def remove(self, row: int) -> None:
         """Let a worker go. Bookings that it still had become void."""
         columns = self.columns
+        self._rates.forget(int(columns.life[row]))
         columns.clear(row)
+        self._unreported.pop(row, None)
         self._worker_ids[row] = None
+        self._regroup()
         used = np.flatnonzero(columns.used)
-        needed = max(_LEAST_ROWS, int(used[-1]) + 1 if len(used) else 0)
+        needed = max(LEAST_ROWS, int(used[-1]) + 1 if len(used) else 0)
         # Shrink late, so that a worker that comes and goes costs no copies.
         if needed * 4 <= len(columns):
             self._resize(needed * 2)
@@ -195,41 +139,67 @@ class Pool:
     def set_up(self, row: int, up: bool) -> None:
         """Whether the worker's stream is alive: nothing is placed where it is not."""
         self.columns.up[row] = up
+        self._regroup()
 
     def report(self, row: int, load: session_pb2.Load) -> None:
-        """Take a load report."""
+        """Take a load report. It does not know of what was on its way to the worker."""
         columns = self.columns
         columns.queue_room[row] = load.queue_room
         columns.num_waiting[row] = load.num_waiting
         columns.num_running[row] = load.num_running
         columns.queued_prefill_tokens[row] = load.queued_prefill_tokens
         columns.free_blocks[row] = load.free_blocks
-        columns.draining[row] = load.draining
+        columns.cached_blocks[row] = load.cached_blocks
         columns.short_of_blocks[row] = load.short_of_blocks
-        columns.unreported[row] = 0
-        columns.unreported_tokens[row] = 0
-        columns.reports[row] += 1
+        if columns.draining[row] != load.draining:
+            columns.draining[row] = load.draining
+            self._regroup()
+        for booking in list(self._unreported.get(row, ())):
+            if booking.slot <= load.newest_slot:
+                self._take_off(booking)
+                if not booking.begun:
+                    columns.credited_tokens[row] += booking.cached_tokens
+        self._measure(row, load)
+        self._derive(row)
 
-    def book(self, row: int, *, sequences: int, tokens: int, blocks: int) -> Booking:
+    # --- placements ---
+
+    def book(
+        self,
+        row: int,
+        *,
+        sequences: int,
+        tokens: int,
+        blocks: int,
+        cached_tokens: int = 0,
+        expected_blocks: int = 0,
+    ) -> Booking:
         """Count a placement; `tokens` is 0 for one that waits for KV from elsewhere."""
         columns = self.columns
         self._num_placed += 1
         columns.placed_at[row] = self._num_placed
         columns.inflight[row] += sequences
         columns.booked_blocks[row] += blocks
+        columns.expected_blocks[row] += expected_blocks
+        life = int(columns.life[row])
+        booking = Booking(row, life, sequences, tokens, blocks, cached_tokens, expected_blocks)
         if tokens:
             columns.unreported[row] += 1
+            columns.unreported_sequences[row] += sequences
             columns.unreported_tokens[row] += tokens
-        return Booking(
-            row, int(columns.life[row]), int(columns.reports[row]), sequences, tokens, blocks
-        )
+            self._unreported.setdefault(row, []).append(booking)
+        else:
+            columns.awaiting_kv[row] += sequences
+        self._derive(row)
+        return booking
 
     def begin(self, booking: Booking) -> None:
         """The worker has given it blocks: its reports show them from here on. Idempotent."""
         if booking.begun or booking.ended or not self._is_valid(booking):
             return
+        self._unbook(booking)
         booking.begun = True
-        self.columns.booked_blocks[booking.row] -= booking.blocks
+        self._derive(booking.row)
 
     def end(self, booking: Booking) -> None:
         """The placement is over, or its worker is gone. Idempotent."""
@@ -238,20 +208,164 @@ class Pool:
         if self._is_valid(booking):
             columns, row = self.columns, booking.row
             columns.inflight[row] -= booking.sequences
+            columns.expected_blocks[row] -= booking.expected_blocks
             if not booking.begun:
-                columns.booked_blocks[row] -= booking.blocks
-            if booking.tokens and columns.reports[row] == booking.report:
-                columns.unreported[row] -= 1
-                columns.unreported_tokens[row] -= booking.tokens
+                self._unbook(booking)
+            if booking.tokens and not booking.reported:
+                self._take_off(booking)
+            self._derive(row)
         booking.ended = True
 
-    def candidates(self, model: str) -> Rows:
+    def _unbook(self, booking: Booking) -> None:
+        """It no longer counts as one that has not begun."""
+        columns, row = self.columns, booking.row
+        columns.booked_blocks[row] -= booking.blocks
+        if not booking.tokens:
+            columns.awaiting_kv[row] -= booking.sequences
+        elif booking.reported:
+            columns.credited_tokens[row] -= booking.cached_tokens
+
+    def _take_off(self, booking: Booking) -> None:
+        """It no longer counts as one that no report knows of."""
+        columns, row = self.columns, booking.row
+        self._unreported[row].remove(booking)
+        booking.reported = True
+        columns.unreported[row] -= 1
+        columns.unreported_sequences[row] -= booking.sequences
+        columns.unreported_tokens[row] -= booking.tokens
+
+    # --- who may serve ---
+
+    def candidates(self, model: str) -> RowNumbers:
         """Rows of workers that take new requests for a model."""
+        found = self._candidates.get(model)
+        if found is None:
+            found = candidates(self.columns, self._names.get(model, -1))
+            self._candidates[model] = found
+        return found
+
+    def groups(self, model: str) -> tuple[Group, ...]:
+        """The same, by digest and role."""
+        found = self._groups.get(model)
+        if found is None:
+            found = self._groups[model] = groups(self.columns, self._names.get(model, -1))
+        return found
+
+    def has_room(self, model: str) -> bool:
+        """Some worker's waiting queue takes one more prompt for a model."""
+        return bool(self.columns.has_room[self.candidates(model)].any())
+
+    def _regroup(self) -> None:
+        self._candidates.clear()
+        self._groups.clear()
+
+    # --- what follows from what is known ---
+
+    def _alike(self, row: int) -> PoolKey:
         columns = self.columns
-        number = self._names.get(model, -1)
-        return np.flatnonzero(
-            columns.used & columns.up & ~columns.draining & (columns.model == number)
+        return PoolKey(int(columns.digest[row]), int(columns.role[row]))
+
+    def _measure(self, row: int, load: session_pb2.Load) -> None:
+        """How fast the worker is, and its links."""
+        columns = self.columns
+        report = StepReport(
+            load.prefill_tokens_per_s,
+            load.prefill_step_s,
+            load.step_s,
+            load.num_running,
+            max(0, int(columns.num_blocks[row]) - load.free_blocks),
         )
+        learnt = self._rates.observe(int(columns.life[row]), self._alike(row), report)
+        links = [link.bytes_per_s for link in load.links if link.is_up and link.bytes_per_s > 0]
+        if links:
+            columns.link_bytes_per_s[row] = sum(links) / len(links)
+        if learnt is Learnt.OF_ALL:
+            self._tell_all(int(columns.digest[row]))
+        elif learnt is Learnt.OF_WORKER:
+            self._take_rates(row, self._rates.prior(self._alike(row)))
+        elif links:
+            self._derive_speed(row)
+
+    def _tell_all(self, digest: int) -> None:
+        """Workers that have shown little themselves are taken to be like others of their kind."""
+        columns = self.columns
+        priors: dict[PoolKey, Rates] = {}
+        for row in np.flatnonzero(columns.used & (columns.digest == digest)).tolist():
+            key = self._alike(row)
+            if key not in priors:
+                priors[key] = self._rates.prior(key)
+            self._take_rates(row, priors[key])
+            self._derive(row)
+
+    def _take_rates(self, row: int, prior: Rates) -> None:
+        """The worker's rates, `prior` being its pool's."""
+        columns = self.columns
+        rates = self._rates.rates(int(columns.life[row]), prior)
+        columns.prefill_base_s[row] = rates.prefill_base_s
+        columns.prefill_s_per_token[row] = rates.prefill_s_per_token
+        columns.step_base_s[row] = rates.step_base_s
+        columns.step_s_per_sequence[row] = rates.step_s_per_sequence
+        columns.step_s_per_block[row] = rates.step_s_per_block
+        columns.prefill_is_measured[row] = rates.prefill_is_measured
+        columns.step_is_measured[row] = rates.step_is_measured
+        self._derive_speed(row)
+
+    def _derive(self, row: int) -> None:
+        """Columns made of others, for one row: cheaper here than for all rows in each choice."""
+        columns = self.columns
+        queued = int(columns.queued_prefill_tokens[row]) - int(columns.credited_tokens[row])
+        queued = max(0, queued) + int(columns.unreported_tokens[row])
+        columns.queued_tokens[row] = queued
+        queue_s = queued * float(columns.prefill_s_per_token[row])
+        columns.queue_s[row] = queue_s + float(columns.prefill_base_s[row])
+        sequences = int(columns.num_running[row]) + int(columns.num_waiting[row])
+        sequences += int(columns.unreported_sequences[row]) + int(columns.awaiting_kv[row])
+        columns.sequences[row] = sequences
+        free = int(columns.free_blocks[row]) - int(columns.booked_blocks[row])
+        columns.free_tokens[row] = free * int(columns.block_size[row])
+        num_blocks = int(columns.num_blocks[row])
+        blocks = num_blocks - free
+        # Of what they are expected to write, sequences have on average written half.
+        blocks += int(columns.expected_blocks[row]) // 2
+        columns.active_blocks[row] = blocks
+        step_s = float(columns.step_base_s[row])
+        step_s += float(columns.step_s_per_sequence[row]) * (sequences + 1)
+        step_s += float(columns.step_s_per_block[row]) * blocks
+        columns.step_s[row] = step_s
+        prefill_step_s = int(columns.max_batch_tokens[row]) * float(
+            columns.prefill_s_per_token[row]
+        )
+        # A prefill worker decodes nothing.
+        stalled = sequences if int(columns.role[row]) != Role.PREFILL else 0
+        columns.stalled[row] = stalled
+        columns.interleaved[row] = step_s / prefill_step_s if stalled else 0.0
+        held = blocks + CACHED_WEIGHT * int(columns.cached_blocks[row])
+        share = sequences / int(columns.max_sequences[row]) + held / max(1, num_blocks)
+        columns.occupancy[row] = share / 2
+        room = int(columns.queue_room[row])
+        has_room = room > int(columns.unreported[row])
+        if not has_room and room:
+            # It counts in prompts of mean length; those that were sent may be shorter.
+            most_tokens = QUEUED_STEPS * int(columns.max_batch_tokens[row])
+            has_room = queued < most_tokens and sequences < int(columns.max_sequences[row])
+        columns.has_room[row] = has_room
+        columns.barrier[row] = 0.0 if has_room else math.inf
+
+    def _derive_speed(self, row: int) -> None:
+        """The same, for what changes with measurements only."""
+        columns = self.columns
+        block_size = int(columns.block_size[row])
+        compute_s = block_size * float(columns.prefill_s_per_token[row])
+        block_bytes = int(columns.block_bytes[row])
+        transfer_s = block_bytes / float(columns.link_bytes_per_s[row])
+        columns.step_s_per_token[row] = float(columns.step_s_per_block[row]) / block_size
+        columns.block_compute_s[row] = compute_s
+        columns.block_transfer_s[row] = transfer_s
+        columns.token_transfer_s[row] = transfer_s / block_size
+        # Nobody guesses how fast an unknown worker is, nor what a block of unknown size costs.
+        is_known = block_bytes > 0 and bool(columns.prefill_is_measured[row])
+        gain_s = max(0.0, compute_s - FETCH_PRICE * transfer_s)
+        columns.block_fetch_gain_s[row] = gain_s if is_known else 0.0
 
     def _is_valid(self, booking: Booking) -> bool:
         return booking.row < len(self.columns) and self.columns.life[booking.row] == booking.life
@@ -260,3 +374,9 @@ class Pool:
         self.columns.resize(num_rows)
         kept = self._worker_ids[:num_rows]
         self._worker_ids = kept + [None] * (num_rows - len(kept))
+
+
+def _block_bytes(group: common_pb2.GroupSpec) -> int:
+    """Bytes of a block in one attention group's arena, 0 for an element type unknown here."""
+    per_token = group.num_layers * group.num_kv_heads * (group.k_dim + group.v_dim)
+    return per_token * group.block_size * _ITEM_BYTES.get(group.dtype, 0)

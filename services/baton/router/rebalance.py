@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from baton.router.pool import Array, Columns, Role
+from baton.router.columns import Array, Columns, Role
 
 # A sequence this close to its end is left to it: a move takes a few steps itself.
 MIN_REMAINING = 8

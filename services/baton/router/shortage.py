@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from baton.router.pool import Pool, Role
+from baton.router.columns import Role
+from baton.router.pool import Pool
 
 
 def shortage(pool: Pool, model: str) -> str:

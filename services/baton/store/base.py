@@ -1,4 +1,4 @@
-"""The store's interface: leases, small documents and counters under string keys, with a watch.
+"""The store's interface: leases and small documents under string keys, with a watch; and limits.
 
 Every implementation behaves alike; `tests/unit/store` and `tests/integration/test_store_redis.py`
 run the same tests against each. Keys are relative to the deployment's prefix.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from baton.core.errors import BatonError, UnavailableError
+from baton.store.limits import LimitResult, LimitStep
 from baton.telemetry.logging import event
 
 # How long an operation may take before the store counts as down.
@@ -23,7 +24,6 @@ MAX_VALUE_BYTES = 2**20
 # Waits of a watch between attempts to reach the store, in seconds.
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
-INT64_MAX = 2**63 - 1
 KEEPS_TRYING = (
     "tries again until it answers; what is known keeps serving, and no worker is found or "
     "registered before: start the store, or check --store"
@@ -61,7 +61,7 @@ class Store(Protocol):
         """
 
     async def claim(
-        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+        self, key: str, value: bytes, ttl_s: float | None, *, replaces: bytes | None = None
     ) -> bytes | None:
         """Put, unless the key holds something other than `value` and `replaces`. Atomic.
 
@@ -85,12 +85,22 @@ class Store(Protocol):
         raises nothing of its own.
         """
 
-    async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
-        """Add to a counter (64-bit, decimal ASCII as a value) and return it; absent counts as 0.
+    async def limit(self, steps: Sequence[LimitStep]) -> Sequence[LimitResult]:
+        """Take from limits, settle, hold: each step at once, in this order.
 
-        The TTL is set only when the counter is created. Raises InvalidRequestError when the key
-        holds something else or the sum does not fit.
+        The state is the store's, under the limits' names, apart from all keys; no watch shows it.
+        When it raises, the steps may or may not have been carried out.
         """
+
+    async def put_documents(self, documents: Mapping[str, bytes], ttl_s: float) -> None:
+        """Set many in one go, to be had with `get_document` until they expire.
+
+        They have names of their own, apart from all keys: no list, watch or `get` shows them, so
+        that there may be as many as memory allows. When it raises, some may have been set.
+        """
+
+    async def get_document(self, name: str) -> bytes | None:
+        """What was put under the name, or None when there is none (any more)."""
 
     async def close(self) -> None:
         """Drop the connections; watches end. Entries stay."""
@@ -116,12 +126,6 @@ def check_ttl(ttl_s: float | None) -> None:
     """Raise ValueError for a TTL that is not a positive number of seconds (a year at most)."""
     if ttl_s is not None and not 0 < ttl_s <= 366 * 86400:
         raise ValueError(f"a TTL is above 0 and at most a year, got {ttl_s} s")
-
-
-def check_increment(by: int) -> None:
-    """Raise ValueError for a step that does not fit 64 bits."""
-    if not -INT64_MAX - 1 <= by <= INT64_MAX:
-        raise ValueError(f"a counter's step must fit 64 bits, got {by}")
 
 
 class Outage:

@@ -1,23 +1,18 @@
-"""The embedded store: a small gRPC service inside the first gateway process, and its client.
-
-It lives in memory and dies with its process: workers write their leases again when a new one
-answers. The state itself is `store.state`.
-"""
+"""Client of the embedded store that some gateway process serves (`store.embedded_server`)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
 
-from baton.core.clock import Clock, monotonic
-from baton.core.errors import InvalidRequestError, UnauthenticatedError
+from baton.core.errors import UnauthenticatedError
 from baton.store import base
 from baton.store.base import Outage, StoreUnavailableError, WatchEvent
-from baton.store.state import StoreState, Watcher
+from baton.store.limits import Level, LimitResult, LimitStep, check_steps
 from baton.store.view import View
 from baton.telemetry import rpc
 from baton.v1 import store_pb2 as pb
@@ -26,120 +21,10 @@ from baton.v1 import store_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_KINDS = {
-    "put": pb.WatchResponse.KIND_PUT,
-    "deleted": pb.WatchResponse.KIND_DELETED,
-    "expired": pb.WatchResponse.KIND_EXPIRED,
-    "synced": pb.WatchResponse.KIND_SYNCED,
+_NAMES: dict[int, Any] = {
+    number: name.removeprefix("KIND_").lower() for name, number in pb.WatchResponse.Kind.items()
 }
-_NAMES: dict[int, Any] = {number: name for name, number in _KINDS.items()}
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
-
-
-class EmbeddedStoreServer(pb_grpc.StoreServiceServicer):
-    """The service. Add it to a server of `rpc.server`; `close` ends its timer."""
-
-    def __init__(self, clock: Clock = monotonic, max_watch_events: int = 10_000) -> None:
-        self._state = StoreState(max_watch_events)
-        self._clock = clock
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add_to_server(self, server: grpc.aio.Server) -> None:
-        pb_grpc.add_StoreServiceServicer_to_server(self, server)  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def Put(self, request: pb.PutRequest, context: Any) -> pb.PutResponse:
-        ttl_s = request.ttl_s or None
-        await _check(context, base.check_entry, request.key, request.value, ttl_s)
-        self._state.put(self._clock(), request.key, request.value, ttl_s)
-        self._arm()
-        return pb.PutResponse()
-
-    async def Claim(self, request: pb.ClaimRequest, context: Any) -> pb.ClaimResponse:
-        ttl_s = request.ttl_s
-        await _check(context, base.check_entry, request.key, request.value, ttl_s)
-        replaces = request.replaces if request.HasField("replaces") else None
-        holder = self._state.claim(self._clock(), request.key, request.value, ttl_s, replaces)
-        self._arm()
-        return pb.ClaimResponse(holder=holder)
-
-    async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
-        value = self._state.get(self._clock(), request.key)
-        return pb.GetResponse(found=value is not None, value=value or b"")
-
-    async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
-        return pb.DeleteResponse(found=self._state.delete(self._clock(), request.key))
-
-    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:
-        entries = self._state.list(self._clock(), request.prefix)
-        return pb.ListResponse(entries=[pb.Entry(key=k, value=v) for k, v in entries.items()])
-
-    async def Increment(self, request: pb.IncrementRequest, context: Any) -> pb.IncrementResponse:
-        ttl_s = request.ttl_s or None
-        await _check(context, base.check_entry, request.key, b"", ttl_s)
-        try:
-            value = self._state.increment(self._clock(), request.key, request.by, ttl_s)
-        except InvalidRequestError as error:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
-            raise
-        self._arm()
-        return pb.IncrementResponse(value=value)
-
-    async def Watch(
-        self, request: pb.WatchRequest, context: Any
-    ) -> AsyncIterator[pb.WatchResponse]:
-        wake = asyncio.Event()
-        watcher = self._state.watch(self._clock(), request.prefix, wake.set)
-        try:
-            while True:
-                async for response in _drain(watcher):
-                    yield response
-                if watcher.lost:
-                    await context.abort(
-                        grpc.StatusCode.ABORTED, "the watcher fell behind; watch again"
-                    )
-                await wake.wait()
-                wake.clear()
-        finally:
-            self._state.unwatch(watcher)
-
-    def num_watchers(self) -> int:
-        """Open watches; for tests of leaks."""
-        return self._state.num_watchers()
-
-    def _arm(self) -> None:
-        """Keep a timer at the next expiry, so that watchers hear of it without any request."""
-        due = self._state.next_expiry()
-        if due is None or (self._timer is not None and self._timer.when() <= self._at(due)):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(self._at(due), self._sweep)
-
-    def _at(self, due: float) -> float:
-        return asyncio.get_running_loop().time() + max(0.0, due - self._clock())
-
-    def _sweep(self) -> None:
-        self._timer = None
-        self._state.expire(self._clock())
-        self._arm()
-
-
-async def _drain(watcher: Watcher) -> AsyncIterator[pb.WatchResponse]:
-    while watcher.events:
-        event = watcher.events.popleft()
-        yield pb.WatchResponse(kind=_KINDS[event.kind], key=event.key, value=event.value)
-
-
-async def _check(context: Any, check: Any, *args: Any) -> None:
-    try:
-        check(*args)
-    except ValueError as error:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
 
 class EmbeddedStore:
@@ -150,6 +35,8 @@ class EmbeddedStore:
     ) -> None:
         self._url = url
         self._prefix = f"{prefix}/"
+        # No prefix of keys: see `put_documents`.
+        self._documents = f"{prefix}~documents/"
         self._timeout_s = timeout_s
         self._channel = rpc.channel(url.removeprefix("grpc://").rstrip("/"), token)
         self._stub: Any = pb_grpc.StoreServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -161,11 +48,11 @@ class EmbeddedStore:
         await self._unary(self._stub.Put, request)
 
     async def claim(
-        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+        self, key: str, value: bytes, ttl_s: float | None, *, replaces: bytes | None = None
     ) -> bytes | None:
         base.check_entry(key, value, ttl_s)
         request = pb.ClaimRequest(
-            key=self._prefix + key, value=value, ttl_s=ttl_s, replaces=replaces
+            key=self._prefix + key, value=value, ttl_s=ttl_s or 0.0, replaces=replaces
         )
         response = await self._unary(self._stub.Claim, request)
         return response.holder if response.HasField("holder") else None
@@ -187,12 +74,43 @@ class EmbeddedStore:
         response = await self._unary(self._stub.List, request)
         return {entry.key.removeprefix(self._prefix): entry.value for entry in response.entries}
 
-    async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
-        base.check_entry(key, b"", ttl_s)
-        base.check_increment(by)
-        request = pb.IncrementRequest(key=self._prefix + key, by=by, ttl_s=ttl_s or 0.0)
-        response = await self._unary(self._stub.Increment, request)
-        return int(response.value)
+    async def put_documents(self, documents: Mapping[str, bytes], ttl_s: float) -> None:
+        for name, value in documents.items():
+            base.check_entry(name, value, ttl_s)
+        entries = [pb.Entry(key=self._documents + k, value=v) for k, v in documents.items()]
+        await self._unary(self._stub.PutAll, pb.PutAllRequest(entries=entries, ttl_s=ttl_s))
+
+    async def get_document(self, name: str) -> bytes | None:
+        base.check_key(name)
+        response = await self._unary(self._stub.Get, pb.GetRequest(key=self._documents + name))
+        return response.value if response.found else None
+
+    async def limit(self, steps: Sequence[LimitStep]) -> Sequence[LimitResult]:
+        check_steps(steps)
+        request = pb.LimitRequest(
+            steps=[
+                pb.LimitStep(
+                    verb=int(step.verb),  # type: ignore[arg-type]
+                    holder=step.holder,
+                    charges=[
+                        pb.Charge(
+                            name=self._prefix + c.limit.name,
+                            kind=int(c.limit.kind),  # type: ignore[arg-type]
+                            bound=c.limit.bound,
+                            window_ms=c.limit.window_ms,
+                            amount=c.amount,
+                        )
+                        for c in step.charges
+                    ],
+                )
+                for step in steps
+            ]
+        )
+        response = await self._unary(self._stub.Limit, request)
+        return [
+            LimitResult(r.granted, tuple(Level(v.left, v.reset_us) for v in r.levels))
+            for r in response.results
+        ]
 
     def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
         view = View()
@@ -209,16 +127,16 @@ class EmbeddedStore:
         initial: dict[str, bytes] | None = {}
         try:
             while (response := await self._call(call.read())) is not _EOF:
-                event = WatchEvent(
+                told = WatchEvent(
                     _NAMES[response.kind], response.key.removeprefix(self._prefix), response.value
                 )
                 if initial is None:
-                    changes = view.apply(event)
-                elif event.kind == "synced":
+                    changes = view.apply(told)
+                elif told.kind == "synced":
                     changes = view.resync(initial)
                     initial = None
                 else:
-                    initial[event.key] = event.value
+                    initial[told.key] = told.value
                     changes = []
                 for change in changes:
                     yield change
@@ -250,9 +168,6 @@ class EmbeddedStore:
             return _WatchAgain(details)
         if code is grpc.StatusCode.UNAUTHENTICATED:
             return UnauthenticatedError(f"the store at {self._url} refuses us: {details}")
-        if code is grpc.StatusCode.FAILED_PRECONDITION:
-            # Callers know their keys without the prefix.
-            return InvalidRequestError(details.replace(f"'{self._prefix}", "'", 1))
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return ValueError(details)
         return StoreUnavailableError(

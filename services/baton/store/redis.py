@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -21,12 +21,12 @@ from redis.backoff import NoBackoff
 
 from baton.core.errors import (
     ConfigError,
-    InvalidRequestError,
     UnauthenticatedError,
 )
 from baton.core.redact import redact_url
-from baton.store import base, redis_scripts
+from baton.store import base, redis_limits, redis_scripts
 from baton.store.base import Outage, StoreUnavailableError, WatchEvent
+from baton.store.limits import LimitResult, LimitStep, check_steps
 from baton.store.view import View
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class RedisStore:
         self._timeout_s = timeout_s
         self._rescan_s = rescan_s
         self._entry = f"{prefix}:k:"
+        self._document = f"{prefix}:d:"
+        self._limit_prefix = f"{prefix}:limit:"
         self._index = f"{prefix}:index"
         self._version = f"{prefix}:version"
         self._channel = f"{prefix}:events"
@@ -59,7 +61,7 @@ class RedisStore:
                 url,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
-                # An increment that was tried again could count twice.
+                # A step of a limit that was tried again could count twice.
                 retry=Retry(NoBackoff(), 0),
             )
         except (ValueError, TypeError) as error:
@@ -67,15 +69,15 @@ class RedisStore:
         self._put = self._redis.register_script(redis_scripts.PUT)
         self._claim = self._redis.register_script(redis_scripts.CLAIM)
         self._delete = self._redis.register_script(redis_scripts.DELETE)
-        self._increment = self._redis.register_script(redis_scripts.INCREMENT)
         self._list = self._redis.register_script(redis_scripts.LIST)
+        self._limit = self._redis.register_script(redis_limits.LIMIT)
 
     async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:
         base.check_entry(key, value, ttl_s)
         await self._call(self._put(self._keys(key), [self._channel, key, value, _millis(ttl_s)]))
 
     async def claim(
-        self, key: str, value: bytes, ttl_s: float, *, replaces: bytes | None = None
+        self, key: str, value: bytes, ttl_s: float | None, *, replaces: bytes | None = None
     ) -> bytes | None:
         base.check_entry(key, value, ttl_s)
         may_replace = value if replaces is None else replaces
@@ -95,11 +97,24 @@ class RedisStore:
     async def list(self, prefix: str) -> dict[str, bytes]:
         return (await self._snapshot(prefix))[0]
 
-    async def increment(self, key: str, by: int = 1, ttl_s: float | None = None) -> int:
-        base.check_entry(key, b"", ttl_s)
-        base.check_increment(by)
-        script = self._increment(self._keys(key), [self._channel, key, by, _millis(ttl_s)])
-        return int(await self._call(script, counter=key))
+    async def put_documents(self, documents: Mapping[str, bytes], ttl_s: float) -> None:
+        # Not in the index, which forgets only what is listed.
+        for name, value in documents.items():
+            base.check_entry(name, value, ttl_s)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for name, value in documents.items():
+                pipeline.set(self._document + name, value, px=_millis(ttl_s))
+            await self._call(pipeline.execute())
+
+    async def get_document(self, name: str) -> bytes | None:
+        base.check_key(name)
+        value: Any = await self._call(self._redis.get(self._document + name))
+        return None if value is None else bytes(value)
+
+    async def limit(self, steps: Sequence[LimitStep]) -> Sequence[LimitResult]:
+        check_steps(steps)
+        args = [self._limit_prefix, redis_limits.encode(steps)]
+        return redis_limits.decode(await self._call(self._limit([], args)))
 
     def watch(self, prefix: str) -> AsyncIterator[WatchEvent]:
         view = View()
@@ -154,9 +169,7 @@ class RedisStore:
     def _keys(self, key: str) -> Sequence[str]:
         return [self._entry + key, self._index, self._version]
 
-    async def _call(
-        self, call: Awaitable[T], *, counter: str = "", timeout_s: float | None = None
-    ) -> T:
+    async def _call(self, call: Awaitable[T], *, timeout_s: float | None = None) -> T:
         if self._closed.is_set():
             # The client would connect again.
             if inspect.iscoroutine(call):
@@ -164,25 +177,31 @@ class RedisStore:
             raise StoreUnavailableError(f"the connection to {self._url} is closed")
         try:
             async with asyncio.timeout(timeout_s or self._timeout_s):
-                return await call
+                return await _cancellable(call)
         except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
             raise UnauthenticatedError(f"the store at {self._url} refuses us: {error}") from error
-        except exceptions.ResponseError as error:
-            if counter and "overflow" in str(error):
-                raise InvalidRequestError(
-                    f"the store's counter {counter!r} would leave 64 bits"
-                ) from error
-            if counter and "not an integer" in str(error):
-                raise InvalidRequestError(
-                    f"the store's key {counter!r} does not hold a counter"
-                ) from error
-            raise self._unavailable(error) from error
         except (exceptions.RedisError, OSError, TimeoutError) as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         reason = str(error) or type(error).__name__
         return StoreUnavailableError(f"the store at {self._url} does not answer ({reason})")
+
+
+async def _cancellable(call: Awaitable[T]) -> T:
+    """`call`, whose end never hides that its task was cancelled.
+
+    redis-py relies on asyncio.wait_for, which in Python 3.11 loses a cancellation that comes in the
+    same turn of the loop as the end (python/cpython#86296): the task would run for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    num_cancels = task.cancelling()
+    try:
+        return await call
+    finally:
+        if task.cancelling() > num_cancels:
+            raise asyncio.CancelledError
 
 
 def _millis(ttl_s: float | None) -> int:

@@ -47,23 +47,6 @@ end
 return found
 """
 
-# KEYS: entry, index, version. ARGV: channel, key, step, TTL in ms (0: none). The sum is returned
-# as text: Lua's numbers are doubles.
-INCREMENT = """
-local created = redis.call('EXISTS', KEYS[1]) == 0
-redis.call('INCRBY', KEYS[1], ARGV[3])
-if created and ARGV[4] ~= '0' then
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
-end
-redis.call('ZADD', KEYS[2], 0, ARGV[2])
-local value = redis.call('GET', KEYS[1])
-if created or ARGV[3] ~= '0' then
-  local version = redis.call('INCR', KEYS[3])
-  redis.call('PUBLISH', ARGV[1], 'p' .. version .. ' ' .. ARGV[2] .. '\\0' .. value)
-end
-return value
-"""
-
 # KEYS: index, version. ARGV: channel, entry prefix, first and last bound of the range.
 # Returns the version, then keys and values in turn.
 LIST = """

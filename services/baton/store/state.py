@@ -7,16 +7,12 @@ is marked lost and starts again, so that it costs no more memory than its queue.
 from __future__ import annotations
 
 import heapq
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baton.core.errors import InvalidRequestError
-from baton.store.base import INT64_MAX, WatchEvent
+from baton.store.base import WatchEvent
 
-# Decimal as Redis takes it: no spaces, plus signs or leading zeros.
-_COUNTER = re.compile(rb"0|-?[1-9][0-9]*")
 # Old deadlines of renewed entries are dropped when they are this many times the living ones.
 HEAP_SLACK = 4
 
@@ -69,7 +65,7 @@ class StoreState:
             self._tell(WatchEvent("put", key, value))
 
     def claim(
-        self, now: float, key: str, value: bytes, ttl_s: float, replaces: bytes | None
+        self, now: float, key: str, value: bytes, ttl_s: float | None, replaces: bytes | None
     ) -> bytes | None:
         """Put and return None; or what is there, when that is neither `value` nor `replaces`."""
         holder = self.get(now, key)
@@ -94,22 +90,9 @@ class StoreState:
         self.expire(now)
         return {k: self._entries[k].value for k in sorted(self._entries) if k.startswith(prefix)}
 
-    def increment(self, now: float, key: str, by: int, ttl_s: float | None) -> int:
-        """Raises InvalidRequestError when the key holds no counter or the sum does not fit."""
-        self.expire(now)
-        old = self._entries.get(key)
-        if old is not None and not _COUNTER.fullmatch(old.value):
-            raise InvalidRequestError(f"the store's key {key!r} does not hold a counter")
-        value = by + (0 if old is None else int(old.value))
-        if not -INT64_MAX - 1 <= value <= INT64_MAX:
-            raise InvalidRequestError(f"the store's counter {key!r} would leave 64 bits")
-        if old is None:
-            self._set(key, b"%d" % value, None if ttl_s is None else now + ttl_s)
-        else:
-            old.value = b"%d" % value
-        if old is None or by != 0:
-            self._tell(WatchEvent("put", key, b"%d" % value))
-        return value
+    def lasting(self) -> dict[str, bytes]:
+        """All entries without a TTL."""
+        return {k: entry.value for k, entry in self._entries.items() if entry.expires is None}
 
     def expire(self, now: float) -> None:
         """Remove what has run out; watchers are told."""

@@ -2,7 +2,8 @@
 
 Everywhere else: `log = logging.getLogger(__name__)` and `log.info(*event("request_finished",
 request_id=..., code=...))`. Fields given as `extra=` to a plain call are written too. What clients
-write or read is never logged: fields that would hold it are withheld even if a call passes them.
+write or read is never logged: fields that would hold it are withheld even if a call passes them,
+and the secrets of API keys are cut out of whatever text they are in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from baton.core.api_key import redact_keys
+
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -21,8 +24,13 @@ LEVELS = {
     "error": logging.ERROR,
 }
 WITHHELD = frozenset(
-    {"prompt", "messages", "content", "text", "token_ids", "authorization", "token", "password"}
+    {
+        *("prompt", "messages", "content", "text", "token_ids"),
+        *("authorization", "token", "password", "api_key"),
+    }
 )
+# Name of the logger that notes who changed what.
+AUDIT = "baton.audit"
 # What every record has; anything else was passed as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -60,7 +68,19 @@ def setup(level: str, format: str, stream: TextIO | None = None) -> None:
     root.addHandler(handler)
     root.setLevel(max(LEVELS[level], logging.WARNING))
     logging.getLogger("baton").setLevel(LEVELS[level])
+    _setup_audit(handler.stream)
     logging.captureWarnings(True)
+
+
+def _setup_audit(stream: TextIO) -> None:
+    """The audit log is complete and JSON, whatever the level and format of the rest."""
+    audit = logging.getLogger(AUDIT)
+    audit.handlers = [h for h in audit.handlers if not isinstance(h, _Handler)]
+    handler = _Handler(stream)
+    handler.setFormatter(JsonFormatter())
+    audit.addHandler(handler)
+    audit.setLevel(logging.INFO)
+    audit.propagate = False
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -81,17 +101,17 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return redact_keys(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
-    """`12:30:01.123 WARNING baton.gateway.fleet: worker_lost worker=w1`; tracebacks below."""
+    """`12:30:01.123 WARNING baton.gateway.app: event key=value`; tracebacks below."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_time(record)[11:23]} {record.levelname} {record.name}: {_event_of(record)}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return line
+        return redact_keys(line)
 
 
 def _event_of(record: logging.LogRecord) -> Event:

@@ -39,7 +39,11 @@ BYTES_BUCKETS = tuple(float(4096 * 4**i) for i in range(12))
 class Metrics:
     """The metrics of one process; attribute names are the metrics' without prefix and unit.
 
-    Labels, where they are not plain: `api` is chat, completions, generate, ...; `code` is "ok" or
+    Labels, where they are not plain: `priority` is a class of gateway.priorities; `tenant` one that
+    gateway.tenant_weights names, or "other"; `reason` of a rejection is queue_full, displaced (by
+    one with more right to the room), deadline or objective (predicted on arrival to miss it), late
+    (predicted when its turn came) or expired; `limit` is requests, tokens, concurrent_requests or
+    budget; `api` is chat, completions, generate, ...; `code` is "ok" or
     an error's code; `state` of workers is ready, draining or lost; `state` of blocks is free,
     cached, reserved, quarantined or pinned (cached ones are counted as free too, and pinned ones
     are in any state but quarantined); `reason` of a retry is the code of the error that ended the
@@ -47,7 +51,8 @@ class Metrics:
     prompt itself); `side` of a failed one is source or target, its `reason` that of its
     HandoffError or the code of another error; `overlap` of KV is hidden or exposed; `reason` of a
     move is drain or short_of_blocks, its `outcome` moved, failed (it goes on where it was) or ended
-    (the request did meanwhile).
+    (the request did meanwhile); `kind` of a KV event is chunk (of a snapshot), snapshot (its last
+    chunk), delta or gap.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -103,10 +108,29 @@ class Metrics:
             "cancelled_requests_total", "Requests whose client went away.", ("model",)
         )
 
+        # Keys and limits
+        self.key_refusals = self._counter(
+            "key_refusals_total", "Calls refused for their API key.", ("code",)
+        )
+        self.limit_refusals = self._counter(
+            "limit_refusals_total", "Requests that a limit of a key or tenant refused.", ("limit",)
+        )
+        self.limit_time = self._histogram(
+            "limit_seconds", "The store's answers about limits.", PHASE_BUCKETS
+        )
+        self.unchecked_limits = self._counter(
+            "unchecked_limits_total", "Requests whose limits the store could not check."
+        )
+
         # Queue and placement
-        self.queue_length = self._gauge("queue_length", "Requests that wait for a worker.")
+        self.queue_length = self._gauge(
+            "queue_length", "Requests that wait for a worker.", ("priority", "tenant")
+        )
         self.queue_time = self._histogram(
-            "queue_seconds", "Wait in the gateway before placement.", QUEUE_BUCKETS
+            "queue_seconds", "Wait in the gateway before placement.", QUEUE_BUCKETS, ("priority",)
+        )
+        self.rejections = self._counter(
+            "rejections_total", "Requests that overload ended.", ("reason", "priority")
         )
         self.attempts = self._counter("attempts_total", "Placements of requests on workers.")
         self.retries = self._counter(
@@ -219,8 +243,27 @@ class Metrics:
             "digest_mismatched_workers", "Workers that no peer shares a KV digest with."
         )
 
+        # The prefix index
+        self.indexed_blocks = self._gauge(
+            "indexed_blocks",
+            "Cached KV blocks of a worker that this gateway knows of.",
+            ("worker", "tier"),
+        )
+        self.index_keys = self._gauge(
+            "index_keys", "Distinct KV blocks in the prefix index, predicted ones included."
+        )
+        self.index_sets = self._gauge(
+            "index_sets", "Distinct sets of workers that hold a block of the prefix index."
+        )
+        self.kv_events = self._counter(
+            "kv_events_total", "Messages about workers' caches.", ("kind",)
+        )
+
         # The gateway itself
         self.store_up = self._gauge("store_up", "1 while the store answers.")
+        self.dropped_records = self._counter(
+            "dropped_records_total", "Records of requests that were not written to the store."
+        )
         self.tasks = self._gauge("gateway_tasks", "Tasks of the gateway's event loop.")
         self.build = self._gauge("build_info", "Always 1.", ("version",))
 

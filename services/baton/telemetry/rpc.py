@@ -174,13 +174,15 @@ def server(
     )
 
 
-def listen(grpc_server: grpc.aio.Server, host: str, port: int) -> int:
+def listen(grpc_server: grpc.aio.Server, host: str, port: int, *, shared: bool = False) -> int:
     """Bind to `host` and return the port (the one drawn when `port` is 0).
 
-    Raises ConfigError that names host and port when the address cannot be had.
+    Raises ConfigError that names host and port when the address cannot be had. A `shared` port may
+    be another process's of ours: whoever starts the first of them has tried it.
     """
-    # grpc says only that it failed, and for a name with several addresses not even that.
-    check_bindable(host, port)
+    if not shared:
+        # grpc says only that it failed, and for a name with several addresses not even that.
+        check_bindable(host, port)
     try:
         return grpc_server.add_insecure_port(join_address(host, port))
     except RuntimeError as error:

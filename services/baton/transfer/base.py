@@ -7,55 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from baton.core.errors import BatonError
-from baton.core.request import FinishReason, Request
+from baton.core.handoff import Key, MoveStopped, ReservedGroup, SourceOutput
+from baton.core.kv import Arena
+from baton.core.request import Request
 from baton.transfer.codec import Codec
-
-Key = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSlice:
-    """Which layers and KV heads of a group a rank holds: half-open ranges.
-
-    The default is one layer of one head, whatever its bytes: a block that is never divided.
-    """
-
-    layers: tuple[int, int] = (0, 1)
-    heads: tuple[int, int] = (0, 1)
-
-    @property
-    def num_layers(self) -> int:
-        return self.layers[1] - self.layers[0]
-
-    @property
-    def num_heads(self) -> int:
-        return self.heads[1] - self.heads[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Arena:
-    """One group's registered memory: `[num_blocks, block_bytes]` from `address` on.
-
-    `view` is a writable uint8 numpy array of that shape for host memory, else None. A block is
-    `[layer, head, bytes of one head]` of the layers and heads in `held`.
-    """
-
-    group: int
-    address: int
-    num_blocks: int
-    block_bytes: int
-    memory: str  # DRAM or VRAM
-    device_id: int
-    view: Any
-    held: ShardSlice = ShardSlice()
-
-    @property
-    def head_bytes(self) -> int:
-        """One head of one layer, K and V."""
-        return self.block_bytes // max(1, self.held.num_layers * self.held.num_heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,40 +30,6 @@ class LinkInfo:
 
     fabric: str
     bytes_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ReservedGroup:
-    """Where a target wants the offered blocks of one group.
-
-    `block_ids[i]` and `generations[i]` belong to offered index i; those in `skip` are held already.
-    """
-
-    block_ids: tuple[int, ...]
-    generations: tuple[int, ...]
-    skip: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class SourceOutput:
-    """What a source generated for one choice, and why it ended there, if it did."""
-
-    tokens: tuple[int, ...]
-    finish: FinishReason | None
-
-
-@dataclass(frozen=True, slots=True)
-class MoveStop:
-    """Where a sequence that was being moved has stopped, or ended.
-
-    The rest of its blocks: `block_ids[g]` for the offered indices of group g from `first_index[g]`
-    on; the hashes of blocks that became full since the offer; its output since then.
-    """
-
-    first_index: tuple[int, ...]
-    block_ids: tuple[tuple[int, ...], ...]
-    hashes: tuple[tuple[bytes, ...], ...]
-    outputs: Mapping[int, SourceOutput]
 
 
 class HandoffHost(Protocol):
@@ -154,7 +78,7 @@ class HandoffHost(Protocol):
     def release(self, key: Key) -> None:
         """No write reads the key's blocks any more: they become plain prefix cache."""
 
-    def stop_move(self, key: Key) -> MoveStop | None:
+    def stop_move(self, key: Key) -> MoveStopped | None:
         """All blocks so far are copied: stop a sequence that decodes on.
 
         None when it stops a little later, by itself.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from baton.transfer.base import Arena
+from baton.core.kv import Arena
 from baton.transfer.checksum import Run, device_blocks
 
 

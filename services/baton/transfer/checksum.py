@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from baton.transfer.base import Arena
+from baton.core.kv import Arena
 
 Algorithm = Literal["xxh3", "sum64"]
 # Offset and length in bytes, inside a block.

@@ -14,24 +14,23 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable, Sequence
 
 from baton.core.errors import HandoffError
+from baton.core.handoff import Key, ReservedGroup
+from baton.core.kv import Arena
 from baton.core.settings import TransferSettings
 from baton.transfer.base import (
-    Arena,
     BlockWrite,
-    Key,
     LinkInfo,
     PeerShard,
-    ReservedGroup,
     WriteResult,
 )
 from baton.transfer.checksum import common_algorithm
 from baton.transfer.codec import Codec
 from baton.transfer.dist_receiver import DistReceiver
 from baton.transfer.dist_sender import DistSender
+from baton.transfer.sender import Senders
 
 STOP_WAIT_S = 10.0
 
@@ -49,9 +48,7 @@ class DistTransport:
         self.transport_epoch = 1
         self._arenas: dict[int, Arena] = {}
         self._receiver: DistReceiver | None = None
-        self._senders: dict[str, DistSender] = {}
-        # Told to stop; they leave as soon as torch lets them.
-        self._leaving: list[DistSender] = []
+        self._senders: Senders[DistSender] = Senders()
 
     @property
     def agent_name(self) -> str:
@@ -83,7 +80,6 @@ class DistTransport:
         shards: Sequence[PeerShard],
         measured: Callable[[LinkInfo], None] | None = None,
     ) -> None:
-        self.disconnect(peer)
         theirs = [arena for shard in shards for arena in shard.arenas]
         algorithm = common_algorithm(list(self._arenas.values()), theirs)
         sender = DistSender(
@@ -95,14 +91,10 @@ class DistTransport:
             algorithm if self._checksums else None,
             measured,
         )
-        sender.start()
-        self._senders[peer] = sender
+        self._senders.start(peer, sender)
 
     def disconnect(self, peer: str) -> None:
-        sender = self._senders.pop(peer, None)
-        if sender is not None:
-            sender.stop()
-            self._leaving = [*(s for s in self._leaving if s.is_alive()), sender]
+        self._senders.stop(peer)
 
     def expect(self, key: Key, groups: Sequence[ReservedGroup]) -> None:
         self._here.landing.expect(key, groups)
@@ -117,10 +109,7 @@ class DistTransport:
         done: Callable[[WriteResult], None],
         timeout_s: float,
     ) -> None:
-        sender = self._senders.get(peer)
-        if sender is None:
-            raise HandoffError(f"not connected to {peer}")
-        sender.put(writes, done, timeout_s)
+        self._senders.put(peer, writes, done, timeout_s)
 
     def recreate(self) -> None:
         """Also forgets what was expected: all handoffs fail with the agent."""
@@ -138,12 +127,8 @@ class DistTransport:
             logging.getLogger(__name__).warning("closing: %s", error)
 
     def _destroy(self) -> None:
-        for peer in list(self._senders):
-            self.disconnect(peer)
+        self._senders.stop_all()
         self._here.close()
         self._receiver = None
-        give_up = time.monotonic() + STOP_WAIT_S
-        for sender in self._leaving:
-            sender.join(max(0.0, give_up - time.monotonic()))
         # One that hangs cannot write to us; it is left behind.
-        self._leaving = [sender for sender in self._leaving if sender.is_alive()]
+        self._senders.join(STOP_WAIT_S)

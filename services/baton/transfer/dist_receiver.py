@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, Key, ReservedGroup
+from baton.core.handoff import Key, ReservedGroup
+from baton.core.kv import Arena
 from baton.transfer.block_copy import scatter
 from baton.transfer.checksum import Run
 from baton.transfer.dist_channel import (

@@ -1,18 +1,15 @@
-"""The source's side of `dist`: a thread per peer sends pieces and hears what became of them."""
+"""Sends pieces over `dist`'s channels and hears what became of them, see `sender`."""
 
 from __future__ import annotations
 
-import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, BlockWrite, LinkInfo, PeerShard, WriteResult
+from baton.core.kv import Arena
+from baton.transfer.base import LinkInfo, PeerShard, WriteResult
 from baton.transfer.block_copy import gather
 from baton.transfer.checksum import Algorithm, Run, written_checksums
 from baton.transfer.dist_channel import (
@@ -22,31 +19,20 @@ from baton.transfer.dist_channel import (
     Dial,
     unpack,
 )
-from baton.transfer.preflight import SCRATCH_BYTES, TCP, UNKNOWN, WRITE_WAIT_S, measure
+from baton.transfer.preflight import SCRATCH_BYTES, TCP, UNKNOWN, WRITE_WAIT_S
 from baton.transfer.relayout import checksum_runs, group_plan
+from baton.transfer.sender import Done, Job, Sender
 from baton.transfer.writes import ArrayWrite, Ids, WriteChecker
 
-log = logging.getLogger(__name__)
-
-Done = Callable[[WriteResult], None]
-
-MAX_QUEUED_WRITES = 1024
 PIECE_BYTES = 16 * 2**20
-# A link is measured when nothing was asked of it for so long.
-PREFLIGHT_IDLE_S = 0.02
 # How often a new channel is tried, which proves that nothing of the old one can land.
 STALE_RETRY_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    writes: tuple[ArrayWrite, ...]
-    done: Done
-    deadline: float
+class DistSender(Sender):
+    """`measured`: see `Transport.connect`."""
 
-
-class DistSender(threading.Thread):
-    """Writes to one life of one peer's agents, in the order of `put`."""
+    stale_poll_s = STALE_RETRY_S
 
     def __init__(
         self,
@@ -58,15 +44,12 @@ class DistSender(threading.Thread):
         algorithm: Algorithm | None,
         measured: Callable[[LinkInfo], None] | None,
     ) -> None:
-        super().__init__(name=f"dist-to-{peer}", daemon=True)
+        super().__init__(f"dist-to-{peer}", WriteChecker(arenas, shards), measured)
         self._me = me
         self._host = host
         self._arenas = arenas
         self._shards = tuple(shards)
-        self._checker = WriteChecker(arenas, shards)
         self._algorithm = algorithm
-        self._measured = measured
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_QUEUED_WRITES)
         # One per rank of the peer; empty while there are none.
         self._channels: list[Channel] = []
         # On their way to be channels, one per rank.
@@ -76,71 +59,15 @@ class DistSender(threading.Thread):
         # Why the peer was not reached, and until when that is not tried again.
         self._problem = ""
         self._retry_at = 0.0
-        self._stopping = False
-        # Held to put a job, and for the thread's end: none is put after it.
-        self._lock = threading.Lock()
-        self._ended = False
-
-    # --- any thread ---
-
-    def put(self, writes: Sequence[BlockWrite], done: Done, timeout_s: float) -> None:
-        """Queue a write.
-
-        Raises HandoffError when the queue is full, a block does not exist or the thread has ended.
-        """
-        job = _Job(self._checker.check(writes), done, time.monotonic() + timeout_s)
-        with self._lock:
-            if self._ended:
-                raise HandoffError("the peer was disconnected")
-            try:
-                self._jobs.put_nowait(job)
-            except queue.Full:
-                raise HandoffError(
-                    f"{MAX_QUEUED_WRITES} writes are waiting for this peer"
-                ) from None
 
     def stop(self) -> None:
         """Fail what is queued and under way, and end the thread."""
         self._stopping = True
         for channel in list(self._channels):
             channel.sever()
-        try:
-            self._jobs.put_nowait(None)
-        except queue.Full:
-            # The thread sees the flag at its next job.
-            return
-
-    # --- the thread ---
-
-    def run(self) -> None:
-        try:
-            self._serve()
-        except Exception:
-            log.exception("%s ends", self.name)
-        finally:
-            self._leave()
-
-    def _serve(self) -> None:
-        self._try_connect(STALE_RETRY_S)
-        while not self._stopping:
-            wait_s = PREFLIGHT_IDLE_S if self._measured is not None else STALE_RETRY_S
-            waits = self._stale or self._measured is not None
-            try:
-                job = self._jobs.get(timeout=wait_s if waits else None)
-            except queue.Empty:
-                self._look_idle()
-                continue
-            if job is None:
-                break
-            try:
-                result = self._do(job)
-            except Exception as error:
-                log.exception("a write to %s failed", self.name)
-                result = self._in_doubt(job, error)
-            job.done(result)
+        super().stop()
 
     def _try_connect(self, wait_s: float) -> str | None:
-        """Open the channels unless they are; what went wrong, if anything."""
         if self._channels:
             return None
         if time.monotonic() < self._retry_at:
@@ -183,29 +110,19 @@ class DistSender(threading.Thread):
 
         return bool(is_nccl_available())
 
-    def _look_idle(self) -> None:
-        if self._stale:
-            self._sever()
-            self._try_connect(STALE_RETRY_S)
-        if self._measured is None:
-            return
-        if self._try_connect(STALE_RETRY_S) is not None:
-            self._measured = None
-            return
-        try:
-            rate = measure(self._send_scratch, lambda: not self._jobs.empty())
-        except Exception as error:
-            # Torch's RuntimeErrors, or anything: no more is lost than a number for people.
-            log.warning("%s cannot be measured: %s", self.name, error)
-            self._sever()
-            rate = 0.0
-        if rate is not None:
-            tell, self._measured = self._measured, None
-            # Gloo has no other way; what NCCL takes, it does not say.
-            on_device = self._channels and self._channels[0].on_device
-            tell(LinkInfo(UNKNOWN if on_device else TCP, rate))
+    @property
+    def _has_stale(self) -> bool:
+        return bool(self._stale)
 
-    def _send_scratch(self) -> bool:
+    def _look_at_stale(self) -> None:
+        self._disconnect()
+        self._try_connect(STALE_RETRY_S)
+
+    def _fabric(self) -> str:
+        """Gloo has no other way than TCP; what NCCL takes, it does not say."""
+        return UNKNOWN if self._channels[0].on_device else TCP
+
+    def _write_scratch(self) -> bool:
         import torch
 
         channel = self._channels[0]
@@ -218,15 +135,12 @@ class DistSender(threading.Thread):
         channel.send_bytes(data, WRITE_WAIT_S)
         return int(channel.recv_numbers(1, WRITE_WAIT_S)[0]) == LANDED
 
-    def _sever(self) -> None:
+    def _disconnect(self) -> None:
         channels, self._channels = self._channels, []
         for channel in channels:
             channel.sever()
 
-    def _do(self, job: _Job) -> WriteResult:
-        problem = "the peer was disconnected" if self._stopping else self._try_connect(_left(job))
-        if problem is not None:
-            return WriteResult((), 0, error=problem)
+    def _write(self, job: Job) -> WriteResult:
         checksums: list[tuple[int, ...]] = []
         num_bytes = 0
         for write in job.writes:
@@ -263,7 +177,7 @@ class DistSender(threading.Thread):
     def _send(
         self,
         channel: Channel,
-        job: _Job,
+        job: Job,
         write: ArrayWrite,
         which: slice,
         ours: Sequence[Run],
@@ -289,30 +203,21 @@ class DistSender(threading.Thread):
             return WriteResult((), 0, error="the peer expects no writes to these blocks")
         return None
 
-    def _in_doubt(self, job: _Job, error: Exception) -> WriteResult:
+    def _in_doubt(self, job: Job, error: Exception) -> WriteResult:
         """All of it may be in the peer's hands, with only the verdict missing."""
-        self._sever()
+        self._disconnect()
         self._stale.append(job.done)
         return WriteResult((), 0, error=_first_line(error), quiesced=False)
 
     def _leave(self) -> None:
-        with self._lock:
-            self._ended = True
-        self._sever()
+        self._disconnect()
         self._abandon_dials()
         self._stale.clear()
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            if job is not None:
-                job.done(WriteResult((), 0, error="the peer was disconnected"))
 
 
-def _left(job: _Job) -> float:
+def _left(job: Job) -> float:
     # Gloo takes 0 for no limit.
-    return max(0.001, job.deadline - time.monotonic())
+    return max(0.001, job.left_s)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, HandoffError
-from baton.core.request import Request
+from baton.core.kv import Arena
 from baton.core.settings import TransferSettings
 from baton.telemetry.logging import event as log_event
 from baton.transfer import state
-from baton.transfer.base import Arena, HandoffHost, Key, Transport, WriteResult
+from baton.transfer.base import Transport, WriteResult
 from baton.transfer.checksum import common_algorithm
 from baton.transfer.codec import Codec
-from baton.transfer.peers import PeerId, Peers
+from baton.transfer.entry import Entry
+from baton.transfer.peers import Peers
 from baton.transfer.source_state import SourceHandoff
-from baton.transfer.target_state import TargetHandoff
-from baton.transfer.verifier import Check, Verifier
+from baton.transfer.verifier import Verifier
 from baton.transfer.wire_codec import choose
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A handoff's machine, and whom it concerns."""
-
-    key: Key
-    machine: SourceHandoff | TargetHandoff
-    peer_id: PeerId
-    request_id: str
-    # None once it has ended: prompts are long, and ended handoffs are kept for a while.
-    request: Request | None
-    host: HandoffHost
-    num_quarantined: int = 0
-    # Target: what may be decoding its blocks.
-    check: Check | None = None
 
 
 Feed = Callable[[Entry, state.Event], None]
@@ -52,20 +37,21 @@ class Effects:
         arenas: Sequence[Arena],
         codecs: Sequence[Codec],
         peers: Peers,
-        post: Callable[[Callable[[], None]], None],
+        do: Callable[[Callable[[], None]], None],
         settings: TransferSettings,
         feed: Feed,
         clock: Clock,
     ) -> None:
+        """`do` brings back to the loop what came of writes and checks."""
         self._transport = transport
         self._arenas = tuple(arenas)
         self._codecs = tuple(codecs)
         self._peers = peers
-        self._post = post
+        self._do = do
         self._settings = settings
         self._feed = feed
         self._clock = clock
-        self._verifier = Verifier(arenas, post, codecs)
+        self._verifier = Verifier(arenas, do, codecs)
         # Targets that found no room, oldest first.
         self.queue: dict[bytes, Entry] = {}
         self.num_quarantined = 0
@@ -75,49 +61,19 @@ class Effects:
 
     def do(self, entry: Entry, action: state.Action) -> None:
         """Carry out one action. Those that answer at once come last in their list."""
-        host, key = entry.host, entry.key
-        match action:
-            case state.Send(message):
-                self._peers.send(entry.peer_id, message)
-            case state.Write():
-                self._write(entry, action)
-            case state.Granted():
-                host.granted(key)
-            case state.Release():
-                host.release(key)
-            case state.StopMove():
-                stop = host.stop_move(key)
-                if stop is not None:
-                    self._feed(entry, state.Stopped(stop))
-            case state.Reserve():
-                self._reserve(entry, action)
-            case state.Expect(groups):
-                self._transport.expect(key, groups)
-            case state.Verify():
-                self._verify(entry, action)
-            case state.Adopt(outputs):
-                self._transport.unexpect(key)
-                host.adopt(key, outputs)
-            case state.Unreserve(quarantine, num_blocks):
-                if entry.check is not None:
-                    # Whoever gets the blocks next must not find them decoded.
-                    entry.check.stop()
-                if quarantine:
-                    entry.num_quarantined = num_blocks
-                    self.num_quarantined += num_blocks
-                self._transport.unexpect(key)
-                host.unreserve(key, quarantine=quarantine)
-            case state.Lift():
-                self.num_quarantined -= entry.num_quarantined
-                entry.num_quarantined = 0
-                host.lift_quarantine(key)
-            case state.Report(error, timing):
-                if error is not None:
-                    self._report_failure(entry, error, in_doubt=action.in_doubt)
-                elif action.withdrawn:
-                    host.withdrawn(key)
-                else:
-                    host.handed_off(key, replace(timing, transport=self._transport.name))
+        _DO[type(action)](self, entry, action)
+
+    def _send(self, entry: Entry, action: state.Send) -> None:
+        self._peers.send(entry.peer_id, action.message)
+
+    def _report(self, entry: Entry, action: state.Report) -> None:
+        if action.error is not None:
+            self._report_failure(entry, action.error, in_doubt=action.in_doubt)
+        elif action.withdrawn:
+            entry.host.withdrawn(entry.key)
+        else:
+            timing = replace(action.timing, transport=self._transport.name)
+            entry.host.handed_off(entry.key, timing)
 
     def _report_failure(self, entry: Entry, error: BatonError, *, in_doubt: bool) -> None:
         log.warning(
@@ -138,10 +94,21 @@ class Effects:
 
     # --- source ---
 
+    def _granted(self, entry: Entry, action: state.Granted) -> None:
+        entry.host.granted(entry.key)
+
+    def _release(self, entry: Entry, action: state.Release) -> None:
+        entry.host.release(entry.key)
+
+    def _stop_move(self, entry: Entry, action: state.StopMove) -> None:
+        stop = entry.host.stop_move(entry.key)
+        if stop is not None:
+            self._feed(entry, state.Stopped(stop))
+
     def _write(self, entry: Entry, action: state.Write) -> None:
         def done(result: WriteResult) -> None:
             written = state.Written(action.write_id, result, self._clock())
-            self._post(lambda: self._feed(entry, written))
+            self._do(lambda: self._feed(entry, written))
 
         try:
             if self._peers.transport_epoch(entry.peer_id) != action.transport_epoch:
@@ -200,3 +167,41 @@ class Effects:
             done,
             is_encoded=bool(action.codec),
         )
+
+    def _expect(self, entry: Entry, action: state.Expect) -> None:
+        self._transport.expect(entry.key, action.groups)
+
+    def _adopt(self, entry: Entry, action: state.Adopt) -> None:
+        self._transport.unexpect(entry.key)
+        entry.host.adopt(entry.key, action.outputs)
+
+    def _unreserve(self, entry: Entry, action: state.Unreserve) -> None:
+        if entry.check is not None:
+            # Whoever gets the blocks next must not find them decoded.
+            entry.check.stop()
+        if action.quarantine:
+            entry.num_quarantined = action.num_blocks
+            self.num_quarantined += action.num_blocks
+        self._transport.unexpect(entry.key)
+        entry.host.unreserve(entry.key, quarantine=action.quarantine)
+
+    def _lift(self, entry: Entry, action: state.Lift) -> None:
+        self.num_quarantined -= entry.num_quarantined
+        entry.num_quarantined = 0
+        entry.host.lift_quarantine(entry.key)
+
+
+_DO: dict[type, Callable[[Effects, Entry, Any], None]] = {
+    state.Send: Effects._send,
+    state.Write: Effects._write,
+    state.Granted: Effects._granted,
+    state.Release: Effects._release,
+    state.StopMove: Effects._stop_move,
+    state.Reserve: Effects._reserve,
+    state.Expect: Effects._expect,
+    state.Verify: Effects._verify,
+    state.Adopt: Effects._adopt,
+    state.Unreserve: Effects._unreserve,
+    state.Lift: Effects._lift,
+    state.Report: Effects._report,
+}

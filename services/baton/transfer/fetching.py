@@ -12,11 +12,12 @@ from typing import Protocol
 
 from baton.core.block_hash import HASH_BYTES
 from baton.core.clock import Clock
+from baton.core.handoff import Key
 from baton.core.request import Request
 from baton.core.settings import TransferSettings
 from baton.transfer import state
-from baton.transfer.base import HandoffHost, Key
-from baton.transfer.effects import Entry
+from baton.transfer.base import HandoffHost
+from baton.transfer.entry import Entry
 from baton.transfer.links import Message
 from baton.transfer.peers import PeerId, Peers
 from baton.transfer.source_state import SourceHandoff

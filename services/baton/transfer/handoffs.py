@@ -8,50 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from baton.core.clock import Clock, monotonic
-from baton.core.errors import BatonError, HandoffError, InvalidRequestError
-from baton.core.kv import GroupSpec
+from baton.core.errors import BatonError, InvalidRequestError
+from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, SourceOutput
+from baton.core.kv import Arena, GroupSpec
 from baton.core.request import Request
 from baton.core.settings import TransferSettings
 from baton.telemetry.logging import event as log_event
 from baton.transfer import state
-from baton.transfer.base import Arena, HandoffHost, Key, MoveStop, SourceOutput, Transport
-from baton.transfer.effects import Effects, Entry
+from baton.transfer.base import HandoffHost, Transport
+from baton.transfer.effects import Effects
+from baton.transfer.entries import Entries
+from baton.transfer.entry import Entry
 from baton.transfer.fetching import FetchHost, Fetching
 from baton.transfer.hello import Greeter
 from baton.transfer.links import Links, Message
 from baton.transfer.parking import Parking
 from baton.transfer.peers import Peer, PeerId, Peers
 from baton.transfer.preflight import warn_of_fabric
-from baton.transfer.process import node
+from baton.transfer.quarantine import Quarantine
 from baton.transfer.source_state import SourceHandoff
-from baton.transfer.target_state import TargetHandoff, TargetState
+from baton.transfer.target_state import TargetHandoff
 from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, transfer_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
-
-# A handoff that has ended answers duplicates and late questions for this long.
-REMEMBER_S = 60.0
-
-
-class OfferDue(Protocol):
-    """`engine.outputs.OfferDue`, which this package does not see."""
-
-    @property
-    def key(self) -> Key: ...
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def hashes(self) -> tuple[tuple[bytes, ...], ...]: ...
-    @property
-    def num_blocks(self) -> tuple[int, ...]: ...
-    @property
-    def growth_tokens(self) -> int: ...
 
 
 class Handoffs:
@@ -84,6 +68,7 @@ class Handoffs:
         self._me = me
         self._transport = transport
         self._num_groups = len(groups)
+        self._entries = Entries()
         self._host = host
         self._settings = settings
         self._clock = clock
@@ -93,7 +78,7 @@ class Handoffs:
         self._links = Links(self._greeter, token, loop, post, do or post, self._peers)
         codecs = wire_codecs(settings, groups, arenas)
         self._effects = Effects(
-            transport, arenas, codecs, self._peers, post, settings, self._feed, clock
+            transport, arenas, codecs, self._peers, do or post, settings, self._feed, clock
         )
         self._fetching = Fetching(
             me,
@@ -103,21 +88,20 @@ class Handoffs:
             settings,
             transport.codecs,
             clock,
-            self._enter,
+            self._entries.add,
             self._feed,
         )
-        # Ended ones too, for REMEMBER_S.
-        self._entries: dict[bytes, Entry] = {}
-        self._open: dict[bytes, Entry] = {}
-        self._by_key: dict[Key, Entry] = {}
-        self._ended: deque[tuple[float, bytes]] = deque()
         self._parking = Parking(settings.offer_wait_s)
-        self._pool_blocks = sum(arena.num_blocks for arena in arenas)
+        self._quarantine = Quarantine(
+            transport,
+            self._greeter,
+            self._peers,
+            self._entries,
+            settings,
+            sum(arena.num_blocks for arena in arenas),
+            self._feed,
+        )
         self._closed = False
-        # Since when too many blocks are in quarantine.
-        self._crowded_at: float | None = None
-        self.must_restart = False
-        """Too many blocks are in quarantine, and recreating the transport cannot free them."""
 
     def _measured(self, peer: Peer) -> None:
         """On any thread: it is known what carries the bytes to a peer."""
@@ -175,7 +159,8 @@ class Handoffs:
             self._receive((peer.worker_id, peer.epoch), message)
 
     def _check_new(self, identity: state.Identity, key: Key) -> None:
-        if identity.handoff_id in self._entries or key in self._by_key:
+        known = self._entries.find(identity.handoff_id) or self._entries.find_open(key)
+        if known is not None:
             raise InvalidRequestError("this handoff has been started already")
 
     def _add(
@@ -187,12 +172,8 @@ class Handoffs:
     ) -> Entry:
         peer_id = (peer.worker_id, peer.epoch)
         entry = Entry(key, machine, peer_id, request.request_id, request, self._host)
-        self._enter(entry)
+        self._entries.add(entry)
         return entry
-
-    def _enter(self, entry: Entry) -> None:
-        handoff_id = entry.machine.identity.handoff_id
-        self._entries[handoff_id] = self._open[handoff_id] = self._by_key[entry.key] = entry
 
     def fetch(
         self,
@@ -204,7 +185,9 @@ class Handoffs:
     ) -> None:
         """See `Fetching.ask`."""
         self._fetching.ask(key, request, peer, group, hashes)
-        self._feed_if_dead(self._by_key[key])
+        entry = self._entries.find_open(key)
+        if entry is not None:
+            self._feed_if_dead(entry)
 
     def offer(self, due: OfferDue) -> None:
         """The engine has scheduled a source's prompt, or begins to move a sequence."""
@@ -216,23 +199,18 @@ class Handoffs:
         )
 
     def blocks_ready(
-        self,
-        key: Key,
-        first_index: tuple[int, ...],
-        block_ids: tuple[tuple[int, ...], ...],
-        done: bool,
-        outputs: Mapping[int, SourceOutput] | None,
-        part: int = 0,
-        num_parts: int = 1,
+        self, ready: BlocksReady, outputs: Mapping[int, SourceOutput] | None = None
     ) -> None:
         """A source's blocks are final, or a part of them; `outputs` are there when `done`."""
-        outputs = (outputs or {}) if done else None
-        ready = state.Ready(first_index, block_ids, outputs, part, num_parts)
-        self._feed_key(key, ready)
+        outputs = (outputs or {}) if ready.done else None
+        event = state.Ready(
+            ready.first_index, ready.block_ids, outputs, ready.part, ready.num_parts
+        )
+        self._feed_key(ready.key, event)
 
-    def move_stopped(self, key: Key, stop: MoveStop) -> None:
+    def move_stopped(self, stopped: MoveStopped) -> None:
         """A sequence that is moved computes no further, or has ended."""
-        self._feed_key(key, state.Stopped(stop))
+        self._feed_key(stopped.key, state.Stopped(stopped))
 
     def fail_source(self, key: Key, error: BatonError) -> None:
         """The engine gave a source up, and has told the host itself."""
@@ -254,14 +232,10 @@ class Handoffs:
         """This process is known dead: nothing of it can land any more."""
         self._peers.declare_dead(worker_id, epoch)
 
-    def num_open(self) -> int:
-        """Handoffs that have not ended; those whose blocks are in quarantine have."""
-        return len(self._open)
-
     @property
     def holds_up(self) -> bool:
         """A sequence stands still until a write or a check of ours ends, which is a moment."""
-        return any(entry.machine.holds_up for entry in self._open.values())
+        return any(entry.machine.holds_up for entry in self._entries.open.values())
 
     def peers(self) -> list[worker_pb2.PeerLink]:
         """The workers that KV moves to and from. From any thread."""
@@ -269,14 +243,9 @@ class Handoffs:
         return [link for link in links if link is not None]
 
     @property
-    def num_queued(self) -> int:
-        """Offers that wait for room here."""
-        return len(self._effects.queue)
-
-    @property
-    def num_early(self) -> int:
-        """Handoffs that a peer has spoken of and no gateway yet."""
-        return len(self._parking)
+    def must_restart(self) -> bool:
+        """Too many blocks are in quarantine, and recreating the transport cannot free them."""
+        return self._quarantine.must_restart
 
     @property
     def num_quarantined_blocks(self) -> int:
@@ -301,74 +270,31 @@ class Handoffs:
         """Look at every deadline that has passed."""
         self._peers.tick()
         now = self._clock()
-        for entry in list(self._open.values()):
+        for entry in list(self._entries.open.values()):
             if entry.machine.due_at <= now:
                 self._feed(entry, state.Tick())
         for peer_id, refusal in self._parking.expire(now):
             self._peers.send(peer_id, refusal)
-        self._forget(now)
-        self._watch_quarantine(now)
+        for entry in self._entries.forget(now):
+            self._feed(entry, state.Fenced() if self._is_fenced(entry) else state.Tick())
+        self._quarantine.watch(self.num_quarantined_blocks, now)
 
     def next_deadline(self) -> float | None:
         """When `tick` is wanted, at the latest."""
-        due = min((entry.machine.due_at for entry in self._open.values()), default=None)
+        due = min((entry.machine.due_at for entry in self._entries.open.values()), default=None)
         peers = self._peers.next_deadline()
         if due is None or peers is None:
             return peers if due is None else due
         return min(due, peers)
 
-    def _forget(self, now: float) -> None:
-        while self._ended and self._ended[0][0] <= now:
-            _, handoff_id = self._ended.popleft()
-            if _unsettled(self._entries[handoff_id]):
-                self._feed(self._entries[handoff_id], state.Tick())
-                self._ended.append((now + REMEMBER_S, handoff_id))
-            else:
-                del self._entries[handoff_id]
-
-    # --- quarantine ---
-
-    def _watch_quarantine(self, now: float) -> None:
-        """Act once it has been too large for `quarantine_wait_s`."""
-        settings = self._settings
-        if self.num_quarantined_blocks <= settings.max_quarantined_share * self._pool_blocks:
-            self._crowded_at, self.must_restart = None, False
-        elif self._crowded_at is None:
-            self._crowded_at = now
-        elif now - self._crowded_at >= settings.quarantine_wait_s and not self.must_restart:
-            self._crowded_at = None
-            self._free_quarantine()
-
-    def _fenced(self, peer_id: PeerId) -> bool:
-        """Whether a new agent of ours ends this peer's writes."""
-        if self._transport.recreate_fences_node:
-            return True
-        peer = self._peers.find(peer_id)
-        there = peer.hello.process.node if peer is not None and peer.hello is not None else ""
-        return bool(there) and bool(node()) and there != node()
-
-    def _free_quarantine(self) -> None:
-        """Recreate the transport where that frees blocks; else a restart must."""
-        kept = [e for e in self._entries.values() if e.num_quarantined]
-        if not any(self._fenced(entry.peer_id) for entry in kept):
-            log.critical(*log_event("quarantine_full", blocks=self.num_quarantined_blocks))
-            self.must_restart = True
-            return
-        log.warning(
-            *log_event("transport_recreated", quarantined_blocks=self.num_quarantined_blocks)
+    def _is_fenced(self, entry: Entry) -> bool:
+        """Our writes went to an agent that is no more, and without which they get nowhere."""
+        return (
+            isinstance(entry.machine, SourceHandoff)
+            and self._peers.transport_epoch(entry.peer_id)
+            not in (None, entry.machine.transport_epoch)
+            and self._quarantine.fences(entry.peer_id)
         )
-        try:
-            self._transport.recreate()
-        except HandoffError as error:
-            log.critical(*log_event("transport_stuck", reason=error.message))
-            self.must_restart = True
-            # The old agent lives, without its peers: the drain that follows has to reach them.
-            self._peers.reintroduce()
-            return
-        self._greeter.refresh()
-        self._peers.reintroduce()
-        for entry in list(self._entries.values()):
-            self._feed(entry, state.Recreated(self._fenced(entry.peer_id)))
 
     # --- PeerEvents ---
 
@@ -387,8 +313,8 @@ class Handoffs:
 
     def peer_matters(self, peer: Peer) -> bool:
         return any(
-            entry.peer_id == peer.peer_id and (not entry.machine.closed or _unsettled(entry))
-            for entry in self._entries.values()
+            not entry.machine.closed or entry.is_unsettled
+            for entry in self._entries.of_peer(peer.peer_id)
         )
 
     # --- events to machines ---
@@ -396,7 +322,7 @@ class Handoffs:
     def _receive(self, peer_id: PeerId, message: Message) -> None:
         if self._closed:
             return
-        entry = self._entries.get(message.handoff_id)
+        entry = self._entries.find(message.handoff_id)
         answer: Message | None
         if entry is None and message.WhichOneof("body") == "fetch":
             answer = self._fetching.lend(peer_id, message)
@@ -413,7 +339,7 @@ class Handoffs:
             log.info(*log_event("stale_handoff_message", peer=peer_id[0]))
 
     def _feed_key(self, key: Key, event: state.Event) -> None:
-        entry = self._by_key.get(key)
+        entry = self._entries.find_open(key)
         if entry is not None:
             self._feed(entry, event)
 
@@ -424,9 +350,8 @@ class Handoffs:
             self._feed(entry, state.PeerDead())
 
     def _feed_peer(self, peer: Peer, event: state.Event) -> None:
-        for entry in list(self._entries.values()):
-            if entry.peer_id == peer.peer_id:
-                self._feed(entry, event)
+        for entry in self._entries.of_peer(peer.peer_id):
+            self._feed(entry, event)
 
     def _feed(self, entry: Entry, event: state.Event) -> None:
         """Give a machine an event, do what it says, and book its end."""
@@ -434,20 +359,8 @@ class Handoffs:
             return
         for action in entry.machine.handle(event, self._clock()):
             self._effects.do(entry, action)
-        handoff_id = entry.machine.identity.handoff_id
-        if not entry.machine.closed or handoff_id not in self._open:
+        if not entry.machine.closed or not self._entries.end(entry, self._clock()):
             return
-        del self._open[handoff_id]
-        del self._by_key[entry.key]
-        entry.request = None
-        self._ended.append((self._clock() + REMEMBER_S, handoff_id))
-        if self._effects.queue.pop(handoff_id, None) is not None:
+        if self._effects.queue.pop(entry.handoff_id, None) is not None:
             # It was in others' way.
             self.room_freed()
-
-
-def _unsettled(entry: Entry) -> bool:
-    """A write may still land, here or at the peer."""
-    if isinstance(entry.machine, SourceHandoff):
-        return entry.machine.may_land
-    return entry.machine.state is TargetState.QUARANTINED

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baton.core.errors import HandoffError
-from baton.core.kv import GroupSpec
-from baton.transfer.base import Arena, PeerShard, Transport
+from baton.core.kv import Arena, GroupSpec
+from baton.transfer.base import PeerShard, Transport
 from baton.transfer.layout import (
     arena_to_proto,
     group_from_proto,

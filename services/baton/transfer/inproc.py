@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from baton.core.errors import HandoffError
+from baton.core.handoff import Key, ReservedGroup
+from baton.core.kv import Arena
 from baton.transfer.base import (
-    Arena,
     BlockWrite,
-    Key,
     LinkInfo,
     PeerShard,
-    ReservedGroup,
     WriteResult,
 )
 from baton.transfer.checksum import (

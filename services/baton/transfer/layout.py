@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from baton.core.errors import HandoffError
-from baton.core.kv import GroupSpec
-from baton.transfer.base import Arena, PeerShard, ShardSlice
+from baton.core.kv import Arena, GroupSpec, ShardSlice, whole_slice
+from baton.transfer.base import PeerShard
 from baton.v1 import common_pb2, transfer_pb2
 
 _KINDS = {
@@ -65,11 +65,6 @@ def arena_to_proto(arena: Arena) -> transfer_pb2.ArenaRef:
         memory=arena.memory,
         device_id=arena.device_id,
     )
-
-
-def whole_slice(group: GroupSpec) -> ShardSlice:
-    """What the only rank of a worker holds."""
-    return ShardSlice((0, group.num_layers), (0, group.num_kv_heads))
 
 
 def slice_of(shard: common_pb2.Shard, groups: Sequence[GroupSpec], group: int) -> ShardSlice:

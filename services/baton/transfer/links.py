@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -18,6 +18,7 @@ import grpc
 from baton.core.errors import HandoffError
 from baton.telemetry import rpc
 from baton.transfer.hello import Greeter, PeerHello
+from baton.transfer.outbox import Outbox
 from baton.v1 import common_pb2, transfer_pb2, transfer_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Link:
         self._loop = loop
         # Links are made on the asyncio thread.
         self._thread = threading.get_ident()
-        self._outbox: asyncio.Queue[Message] = asyncio.Queue()
+        self.outbox: Outbox[Message] = Outbox(loop)
         self.reading = asyncio.timeout(None)
         """Around what reads the stream: ends it, by a TimeoutError, when the peer does not read."""
 
@@ -71,17 +72,12 @@ class Link:
             self._loop.call_soon_threadsafe(self._put, message)
 
     def _put(self, message: Message) -> None:
-        if self._outbox.qsize() < MAX_QUEUED:
-            self._outbox.put_nowait(message)
+        if len(self.outbox) < MAX_QUEUED:
+            self.outbox.put(message)
         elif self.reading.when() is None:
             # It may have ended meanwhile.
             with contextlib.suppress(RuntimeError):
                 self.reading.reschedule(self._loop.time())
-
-    async def pump(self, write: Callable[[Message], Awaitable[Any]]) -> None:
-        """Write what is queued, until cancelled."""
-        while True:
-            await write(await self._outbox.get())
 
 
 class _GaveUpError(Exception):
@@ -192,7 +188,7 @@ class Links:
             await call.write(transfer_pb2.HandoffRequest(message=message))
 
         reason = "the peer closed the stream"
-        pump = asyncio.create_task(link.pump(write))
+        link.outbox.open(write)
         self._post(lambda: self._events.link_up(link))
         try:
             async with link.reading:
@@ -203,7 +199,7 @@ class Links:
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name
         finally:
-            _end(pump)
+            link.outbox.close()
             self._post(lambda: self._events.link_down(link, reason))
         return reason
 
@@ -239,7 +235,7 @@ class Links:
             await context.write(transfer_pb2.HandoffResponse(message=message))
 
         await write(self._greeter.message)
-        pump = asyncio.create_task(link.pump(write))
+        link.outbox.open(write)
         self._post(lambda: self._events.link_up(link))
         reason = f"{link.hello.worker_id} closed the stream"
         try:
@@ -251,11 +247,5 @@ class Links:
         finally:
             # Nothing is awaited here: gRPC may cancel a handler whose caller is gone at any await,
             # and link_down must be said.
-            _end(pump)
+            link.outbox.close()
             self._post(lambda: self._events.link_down(link, reason))
-
-
-def _end(task: asyncio.Task[None]) -> None:
-    """Cancel a pump; how it failed does not matter, for the reader saw the same stream end."""
-    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    task.cancel()

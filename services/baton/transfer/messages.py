@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from baton.core.block_hash import HASH_BYTES
 from baton.core.errors import HandoffError, InvalidRequestError, UnsupportedError
+from baton.core.handoff import ReservedGroup, SourceOutput
 from baton.core.request import FinishReason
-from baton.transfer.base import ReservedGroup, SourceOutput
 from baton.transfer.state import BlockCheck, Due, Reserve
 from baton.v1 import common_pb2, transfer_pb2
 
+_HASH = np.dtype(f"V{HASH_BYTES}")
 # Index of an offered block to the target's block id and that block's generation.
 GrantedBlocks = dict[int, tuple[int, int]]
 
@@ -30,23 +31,18 @@ class GroupGrant:
 
 def offer_body(due: Due, choices: Collection[int], grant_wait_s: float) -> transfer_pb2.Offer:
     """All choices share the prompt's blocks, so each names all of them."""
-    return transfer_pb2.Offer(
-        sequences=[
-            transfer_pb2.OfferedSequence(
-                choice=choice,
-                num_tokens=due.num_tokens,
-                groups=[transfer_pb2.BlockIndices() for _ in due.num_blocks],
-            )
-            for choice in sorted(choices)
-        ],
-        groups=[
-            transfer_pb2.OfferedGroup(group=group, num_blocks=count, hashes=b"".join(hashes))
-            for group, (count, hashes) in enumerate(zip(due.num_blocks, due.hashes, strict=True))
-        ],
+    offer = transfer_pb2.Offer(
         grant_wait_ms=max(1, int(grant_wait_s * 1000)),
         growth_tokens=due.growth_tokens,
         codecs=due.codecs,
     )
+    for choice in sorted(choices):
+        sequence = offer.sequences.add(choice=choice, num_tokens=due.num_tokens)
+        for _ in due.num_blocks:
+            sequence.groups.add()
+    for group, (count, hashes) in enumerate(zip(due.num_blocks, due.hashes, strict=True)):
+        offer.groups.add(group=group, num_blocks=count, hashes=b"".join(hashes))
+    return offer
 
 
 def read_offer(offer: transfer_pb2.Offer, choices: Collection[int], num_groups: int) -> Reserve:
@@ -88,8 +84,7 @@ def _offered_hashes(group: transfer_pb2.OfferedGroup, grows: bool) -> tuple[byte
 def _split_hashes(raw: bytes) -> tuple[tuple[bytes, ...], int]:
     """The hashes, and bytes left over."""
     rest = len(raw) % HASH_BYTES
-    whole = np.frombuffer(raw[: len(raw) - rest], dtype=f"V{HASH_BYTES}")
-    return tuple(whole.tolist()), rest
+    return tuple(np.frombuffer(raw[: len(raw) - rest], _HASH).tolist()), rest
 
 
 def grant_body(
@@ -117,21 +112,6 @@ def grant_body(
     return grant
 
 
-def granted_blocks(group: ReservedGroup) -> GrantedBlocks:
-    """What `grant_body` grants of a group."""
-    blocks = _blocks(range(len(group.block_ids)), group.block_ids, group.generations)
-    for index in group.skip:
-        blocks.pop(index, None)
-    return blocks
-
-
-def _blocks(
-    index: Iterable[int], block_id: Iterable[int], generation: Iterable[int]
-) -> GrantedBlocks:
-    # Of a message's columns copies come here: they are twice as fast to go through.
-    return dict(zip(index, zip(block_id, generation, strict=True), strict=True))
-
-
 def read_grant(grant: transfer_pb2.Grant, into: Sequence[GroupGrant], due: Due) -> None:
     """Add a grant to what was granted before; what is known already stays as it is.
 
@@ -145,7 +125,9 @@ def read_grant(grant: transfer_pb2.Grant, into: Sequence[GroupGrant], due: Due) 
         if not len(granted.index) == len(granted.block_id) == len(granted.generation):
             raise HandoffError("the grant's columns differ in length")
         known, limit = into[granted.group], due.num_blocks[granted.group]
-        fresh = _blocks(granted.index[:], granted.block_id[:], granted.generation[:])
+        # Copies of a message's columns are twice as fast to go through.
+        blocks = zip(granted.block_id[:], granted.generation[:], strict=True)
+        fresh = dict(zip(granted.index[:], blocks, strict=True))
         highest = max(fresh, default=-1)
         if highest >= limit:
             raise HandoffError(f"the grant names block {highest} of {limit}")
@@ -209,13 +191,13 @@ class ReadCommit:
 def read_commit(
     commit: transfer_pb2.Commit,
     choices: Collection[int],
-    granted: Sequence[GrantedBlocks],
+    granted: Sequence[transfer_pb2.GrantedGroup],
     hashes: Sequence[Sequence[bytes]],
     *,
     checksums: bool,
     grows: bool = False,
 ) -> ReadCommit:
-    """Raises HandoffError when the commit is not of what was offered and granted.
+    """Raises HandoffError when the commit is not of what was offered and granted, in its order.
 
     With `checksums` it must bring one for every written block. When the sequence `grows` the last
     of the granted blocks may be missing, and there may be hashes beyond the offered `hashes`.
@@ -228,22 +210,15 @@ def read_commit(
     groups = commit.shards[0].groups
     if [group.group for group in groups] != list(range(len(granted))):
         raise HandoffError("the commit's groups are not those of the offer")
-    checks = tuple(
-        _check_group(group, granted[group.group], hashes[group.group], checksums, grows)
-        for group in groups
-    )
-    return ReadCommit(
-        outputs,
-        checks,
-        tuple(
-            _split_hashes(group.hashes)[0] if grows else tuple(offered)
-            for group, offered in zip(groups, hashes, strict=True)
-        ),
-        tuple(
-            max(len(offered), max(group.index, default=-1) + 1)
-            for group, offered in zip(groups, hashes, strict=True)
-        ),
-    )
+    checks: list[BlockCheck] = []
+    all_hashes: list[tuple[bytes, ...]] = []
+    num_blocks: list[int] = []
+    for group, allowed, offered in zip(groups, granted, hashes, strict=True):
+        checks.append(_check_group(group, allowed, offered, checksums, grows))
+        all_hashes.append(_split_hashes(group.hashes)[0] if grows else tuple(offered))
+        end = group.index[-1] + 1 if group.index else 0
+        num_blocks.append(max(len(offered), end))
+    return ReadCommit(outputs, tuple(checks), tuple(all_hashes), tuple(num_blocks))
 
 
 def _output(sequence: transfer_pb2.CommittedSequence) -> SourceOutput:
@@ -258,24 +233,24 @@ def _output(sequence: transfer_pb2.CommittedSequence) -> SourceOutput:
 
 def _check_group(
     group: transfer_pb2.CommittedGroup,
-    granted: GrantedBlocks,
+    granted: transfer_pb2.GrantedGroup,
     hashes: Sequence[bytes],
     checksums: bool,
     grows: bool,
 ) -> BlockCheck:
     name = f"group {group.group}"
-    if not len(group.index) == len(group.block_id) == len(group.generation):
-        raise HandoffError(f"the commit's columns of {name} differ in length")
-    written = _blocks(group.index[:], group.block_id[:], group.generation[:])
-    if grows:
-        end = max(written, default=-1)
-        granted = {index: block for index, block in granted.items() if index <= end}
-    if len(written) != len(group.index) or written != granted:
+    count = len(group.index) if grows else len(granted.index)
+    block_ids = group.block_id[:]
+    if (
+        group.index[:] != granted.index[:count]
+        or block_ids != granted.block_id[:count]
+        or group.generation[:] != granted.generation[:count]
+    ):
         raise HandoffError(f"the commit's blocks or generations of {name} are not those granted")
     offered = b"".join(hashes)
     if group.hashes[: len(offered) if grows else None] != offered:
         raise HandoffError(f"the commit's hashes of {name} are not those offered")
     sums = tuple(group.checksum)
-    if len(sums) != (len(written) if checksums or sums else 0):
-        raise HandoffError(f"the commit has {len(sums)} checksums for {len(written)} blocks")
-    return BlockCheck(group.group, tuple(group.block_id), sums if checksums else ())
+    if len(sums) != (len(block_ids) if checksums or sums else 0):
+        raise HandoffError(f"the commit has {len(sums)} checksums for {len(block_ids)} blocks")
+    return BlockCheck(group.group, tuple(block_ids), sums if checksums else ())

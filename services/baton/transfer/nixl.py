@@ -1,7 +1,12 @@
 """Transport over NIXL (UCX): RDMA, shared memory, CUDA IPC or TCP, whichever UCX finds.
 
-Arenas are registered once. Lists of all blocks are prepared once per pair (`nixl_peer`), so that a
-write is two arrays of indices.
+One agent's memory is written to, another writes. The first needs a progress thread, for nobody here
+looks when a peer writes. The second has none: a sender's thread looks all the time, and two threads
+that drive one UCX worker are in each other's way (on 2 cores that took a quarter to half of the
+rate, over shared memory and TCP alike).
+
+Arenas are registered once with each. Lists of all blocks are prepared once per pair (`nixl_peer`),
+so that a write is two arrays of indices.
 """
 
 from __future__ import annotations
@@ -10,30 +15,29 @@ import gc
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from baton.core.errors import HandoffError
+from baton.core.handoff import Key, ReservedGroup
+from baton.core.kv import Arena
 from baton.core.settings import TransferSettings
 from baton.transfer.base import (
-    Arena,
     BlockWrite,
-    Key,
     LinkInfo,
     PeerShard,
-    ReservedGroup,
     WriteResult,
 )
 from baton.transfer.checksum import common_algorithm
 from baton.transfer.codec import Codec
-from baton.transfer.nixl_peer import LocalLists, NixlPeer
+from baton.transfer.nixl_peer import LocalLists, NixlPeer, RemoteAgents
 from baton.transfer.nixl_records import RecordWriter
 from baton.transfer.nixl_sender import NixlSender
 from baton.transfer.nixl_staging import StagingPool
 from baton.transfer.preflight import SCRATCH_BYTES, Endpoint, here
+from baton.transfer.sender import Senders
 from baton.transfer.writes import WriteChecker
 
 STOP_WAIT_S = 5.0
@@ -50,7 +54,7 @@ _DEVICE_ALIASES = frozenset({"cuda"})
 
 
 class NixlTransport:
-    """One NIXL agent with the UCX backend, see `base.Transport`.
+    """Two NIXL agents with the UCX backend, see `base.Transport`.
 
     `agent_name` must be unique to this life of the process.
     """
@@ -66,16 +70,22 @@ class NixlTransport:
         self._arenas: dict[int, Arena] = {}
         self._codecs: tuple[Codec, ...] = ()
         self._local: LocalLists | None = None
+        self._remotes: RemoteAgents | None = None
         self._staging: StagingPool | None = None
-        self._senders: dict[str, NixlSender] = {}
-        # Told to stop; they leave as soon as their write lets them.
-        self._leaving: list[NixlSender] = []
-        self._agent: Any = _new_agent(self.agent_name)
+        self._senders: Senders[NixlSender] = Senders()
+        self._agent: Any
+        self._writer: Any
+        self._make_agents()
         # Nobody reads what peers write here; it tells them how fast they can.
         self._scratch = np.zeros(SCRATCH_BYTES, np.uint8)
 
+    def _make_agents(self) -> None:
+        self._agent = _new_agent(self.agent_name, receives=True)
+        self._writer = _new_agent(f"{self.agent_name}.writer", receives=False)
+
     @property
     def agent_name(self) -> str:
+        """Of the agent that peers write to."""
         return f"{self._prefix}.{self.transport_epoch}"
 
     @property
@@ -87,12 +97,15 @@ class NixlTransport:
         self._codecs = tuple(codecs)
         for arena in arenas:
             length = arena.num_blocks * arena.block_bytes
-            region = [(arena.address, length, arena.device_id, "")]
-            self._agent.register_memory(region, arena.memory)
-        scratch = [(self._scratch.ctypes.data, SCRATCH_BYTES, 0, "")]
-        self._agent.register_memory(scratch, "DRAM")
-        self._local = LocalLists(self._agent, self._arenas)
-        self._staging = StagingPool(self._agent, self._codecs)
+            self._register([(arena.address, length, arena.device_id, "")], arena.memory)
+        self._register([(self._scratch.ctypes.data, SCRATCH_BYTES, 0, "")], "DRAM")
+        self._local = LocalLists(self._writer, self._arenas)
+        self._remotes = RemoteAgents(self._writer)
+        self._staging = StagingPool(self._writer, self._codecs)
+
+    def _register(self, region: list[tuple[int, int, int, str]], memory: str) -> None:
+        for agent in (self._agent, self._writer):
+            agent.register_memory(region, memory)
 
     def endpoint_metadata(self) -> bytes:
         return self._endpoint().pack(bytes(self._agent.get_agent_metadata()))
@@ -106,28 +119,24 @@ class NixlTransport:
         shards: Sequence[PeerShard],
         measured: Callable[[LinkInfo], None] | None = None,
     ) -> None:
-        self.disconnect(peer)
-        assert self._local is not None and self._staging is not None, "registered, not closed"
+        local, remotes, staging = self._local, self._remotes, self._staging
+        assert local and remotes and staging, "registered, not closed"
         theirs = [arena for shard in shards for arena in shard.arenas]
         algorithm = common_algorithm(list(self._arenas.values()), theirs)
         sender = NixlSender(
             peer,
-            self._agent,
+            self._writer,
             self._arenas,
-            NixlPeer(self._agent, self._local, self._arenas, shards, self._endpoint()),
+            NixlPeer(self._writer, remotes, local, self._arenas, shards, self._endpoint()),
             WriteChecker(self._arenas, shards, self.codecs),
-            RecordWriter(self._codecs, self._arenas, self._staging),
+            RecordWriter(self._codecs, self._arenas, staging),
             algorithm if self._checksums else None,
             measured,
         )
-        sender.start()
-        self._senders[peer] = sender
+        self._senders.start(peer, sender)
 
     def disconnect(self, peer: str) -> None:
-        sender = self._senders.pop(peer, None)
-        if sender is not None:
-            sender.stop()
-            self._leaving = [*(s for s in self._leaving if s.is_alive()), sender]
+        self._senders.stop(peer)
 
     def expect(self, key: Key, groups: Sequence[ReservedGroup]) -> None:
         """Writes are one-sided."""
@@ -142,15 +151,12 @@ class NixlTransport:
         done: Callable[[WriteResult], None],
         timeout_s: float,
     ) -> None:
-        sender = self._senders.get(peer)
-        if sender is None:
-            raise HandoffError(f"not connected to {peer}")
-        sender.put(writes, done, timeout_s)
+        self._senders.put(peer, writes, done, timeout_s)
 
     def recreate(self) -> None:
         self._destroy()
         self.transport_epoch += 1
-        self._agent = _new_agent(self.agent_name)
+        self._make_agents()
         self.register(list(self._arenas.values()), self._codecs)
 
     def close(self) -> None:
@@ -163,21 +169,16 @@ class NixlTransport:
             logging.getLogger(__name__).warning("closing: %s", error)
 
     def _destroy(self) -> None:
-        """Drop the agent and all that refers to it, which closes its connections."""
-        for peer in list(self._senders):
-            self.disconnect(peer)
-        give_up = time.monotonic() + STOP_WAIT_S
-        for sender in self._leaving:
-            sender.join(max(0.0, give_up - time.monotonic()))
-        if any(sender.is_alive() for sender in self._leaving):
+        """Drop the agents and all that refers to them, which closes their connections."""
+        self._senders.stop_all()
+        if not self._senders.join(STOP_WAIT_S):
             raise HandoffError("a write hangs inside NIXL, so its agent cannot be destroyed")
-        self._leaving.clear()
-        self._local = None
-        # Not freed before the agent is.
+        self._local = self._remotes = None
+        # Not freed before its agent is.
         staged = self._staging.memory if self._staging is not None else []
         self._staging = None
-        self._agent = None
-        # The agent and its handles may sit in a cycle of some exception's traceback.
+        self._agent = self._writer = None
+        # They and their handles may sit in a cycle of some exception's traceback.
         gc.collect()
         staged.clear()
 
@@ -203,14 +204,18 @@ def _configure_ucx(settings: TransferSettings) -> None:
     os.environ.setdefault("NIXL_LOG_LEVEL", "FATAL")
 
 
-def _new_agent(name: str) -> Any:
+def _new_agent(name: str, *, receives: bool) -> Any:
     raise_exceptions = logging.raiseExceptions
     # Loaded late, so that the variables above count and other transports go without.
     from nixl._api import nixl_agent, nixl_agent_config, nixl_thread_sync_t
 
     # Loading it turned this off for the whole process.
     logging.raiseExceptions = raise_exceptions
-    config = nixl_agent_config(backends=["UCX"], sync_mode=nixl_thread_sync_t.NIXL_THREAD_SYNC_RW)
+    config = nixl_agent_config(
+        enable_prog_thread=receives,
+        backends=["UCX"],
+        sync_mode=nixl_thread_sync_t.NIXL_THREAD_SYNC_RW,
+    )
     # The class hard-codes a delay of 0, with which the agent's progress thread takes a whole core.
     bindings = sys.modules[nixl_agent.__module__].nixlBind
     make_agent = bindings.nixlAgent

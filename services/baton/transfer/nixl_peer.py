@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from baton.transfer.base import Arena, PeerShard
+from baton.core.kv import Arena
+from baton.transfer.base import PeerShard
 from baton.transfer.checksum import Run
 from baton.transfer.layout import run_descriptors
 from baton.transfer.preflight import SCRATCH_BYTES, Endpoint, fabric_between, unpack
@@ -42,6 +44,38 @@ class LocalLists:
             return found
 
 
+class RemoteAgents:
+    """Peers' agents that ours knows. From any thread.
+
+    A sender that leaves and the one that takes its place may both write to the same.
+    """
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+        # By name, which NIXL gives as bytes.
+        self._users: Counter[Any] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, metadata: bytes) -> Any:
+        """Its name. Raises what NIXL does."""
+        with self._lock:
+            name = self._agent.add_remote_agent(metadata)
+            self._users[name] += 1
+            return name
+
+    def remove(self, name: Any) -> None:
+        """Nobody writes to it any more, or one fewer does."""
+        with self._lock:
+            self._users[name] -= 1
+            if self._users[name]:
+                return
+            del self._users[name]
+            try:
+                self._agent.remove_remote_agent(name)
+            except Exception:
+                log.debug("removing a remote agent", exc_info=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Lists:
     """Of one group, one cut of it, and one of the peer's ranks."""
@@ -58,18 +92,20 @@ class NixlPeer:
     def __init__(
         self,
         agent: Any,
+        remotes: RemoteAgents,
         local: LocalLists,
         arenas: Mapping[int, Arena],
         shards: Sequence[PeerShard],
         endpoint: Endpoint,
     ) -> None:
         self._agent = agent
+        self._remotes = remotes
         self._local = local
         self._arenas = arenas
         self._shards = tuple(shards)
         self._endpoint = endpoint
         # One per rank of the peer; empty while they are not loaded.
-        self._names: list[str] = []
+        self._names: list[Any] = []
         self._lists: dict[tuple[int, int], list[_Lists]] = {}
         # Where records go: the beginnings of the only rank's blocks, by group.
         self._record_lists: dict[int, Any] = {}
@@ -86,7 +122,7 @@ class NixlPeer:
     def load(self) -> None:
         """Connect, and prepare the lists of whole blocks."""
         for shard in self._shards:
-            self._names.append(self._agent.add_remote_agent(unpack(shard.metadata)[1]))
+            self._names.append(self._remotes.add(unpack(shard.metadata)[1]))
         for group in self._arenas:
             self._prepared(group, 1)
         for name in self._names:
@@ -98,10 +134,7 @@ class NixlPeer:
         self._record_lists.clear()
         names, self._names = self._names, []
         for name in names:
-            try:
-                self._agent.remove_remote_agent(name)
-            except Exception:
-                log.debug("removing a remote agent", exc_info=True)
+            self._remotes.remove(name)
 
     @property
     def fabric(self) -> str:

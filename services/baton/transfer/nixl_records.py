@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from baton.transfer.base import Arena
+from baton.core.kv import Arena
 from baton.transfer.checksum import block_checksums
 from baton.transfer.codec import Codec
 from baton.transfer.nixl_peer import NixlPeer
@@ -42,8 +42,18 @@ class RecordWriter:
         """Blocks of a piece, at most."""
         return self._ready().piece_slots
 
-    def encode(self, peer: NixlPeer, write: ArrayWrite, first: int, end: int) -> Piece:
-        """Blocks `first` to `end`. Uses the staging of the last piece but one."""
+    def encode(
+        self,
+        peer: NixlPeer,
+        write: ArrayWrite,
+        first: int,
+        end: int,
+        drive: Callable[[], None],
+    ) -> Piece:
+        """Blocks `first` to `end`. Uses the staging of the last piece but one.
+
+        `drive` is called between blocks, each of which takes a while.
+        """
         staging, codec = self._ready(), self._codecs[write.group]
         arena = self._arenas[write.group]
         slot = self._half * staging.piece_slots
@@ -61,6 +71,7 @@ class RecordWriter:
                 slots.append(slot)
                 slot += 1
             checksums.append(checksum)
+            drive()
         requests: list[Any] = []
         num_bytes = len(slots) * codec.record_bytes + len(plain) * arena.block_bytes
         remote = write.remote[first:end]

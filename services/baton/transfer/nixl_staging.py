@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from baton.transfer.base import Arena
+from baton.core.kv import Arena
 from baton.transfer.codec import Codec
 from baton.transfer.layout import run_descriptors
 

@@ -256,7 +256,10 @@ class Peers:
     # --- small parts ---
 
     def _record(self, worker_id: str, epoch: int) -> Peer:
-        return self._peers.setdefault((worker_id, epoch), Peer(worker_id, epoch))
+        peer = self._peers.get((worker_id, epoch))
+        if peer is None:
+            peer = self._peers[worker_id, epoch] = Peer(worker_id, epoch)
+        return peer
 
     def _connect(self, peer: Peer) -> None:
         """Point the transport at the peer's present agent."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, PeerShard, ShardSlice
+from baton.core.kv import Arena, ShardSlice
+from baton.transfer.base import PeerShard
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,16 @@ write that was given up may be long after DONE; `may_land` says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any
 
 from baton.core.errors import BatonError, CancelledRequestError, DeadlineExceededError, HandoffError
 from baton.core.settings import TransferSettings
 from baton.transfer import messages
-from baton.transfer.base import HandoffTiming, SourceOutput
-from baton.transfer.overlap import Overlap
+from baton.transfer.base import HandoffTiming
+from baton.transfer.phases import Phases
+from baton.transfer.source_books import SourceBooks
 from baton.transfer.state import (
     UNKNOWN,
     Action,
@@ -48,7 +48,6 @@ from baton.transfer.state import (
     Written,
     error_from_peer,
 )
-from baton.transfer.write_ledger import WriteLedger
 from baton.v1 import transfer_pb2
 
 # A source at work says so this often within the target's patience for a commit.
@@ -80,18 +79,13 @@ class SourceHandoff:
         self._deadline = deadline
         self._choices = frozenset(choices)
         self._settings = settings
-        self._due: Due | None = None
-        # What came of it, once a sequence that decodes on has stopped.
-        self._grown: Due | None = None
+        self._books = SourceBooks()
+        self._phases = Phases()
         self._stop_asked = False
-        self._ledger = WriteLedger(())
-        self._overlap = Overlap()
-        self._outputs: Mapping[int, SourceOutput] | None = None
         self._asked = 0
         # Why it failed, for a target that has not heard; None after success.
         self._failure: BatonError | None = None
         self._withdrawn = False
-        self._offered_at = self._granted_at = self._committed_at = 0.0
 
     @property
     def closed(self) -> bool:
@@ -101,12 +95,17 @@ class SourceHandoff:
     @property
     def holds_up(self) -> bool:
         """A sequence stands still until its last blocks are written."""
-        return self.state is SourceState.SENDING and self._grown is not None
+        return self.state is SourceState.SENDING and self._books.has_stopped
 
     @property
     def may_land(self) -> bool:
         """A write of this handoff may still reach the target's memory."""
-        return self._ledger.may_land
+        return self._books.ledger.may_land
+
+    @property
+    def transport_epoch(self) -> int:
+        """Of the target's agent that the writes went through."""
+        return self._books.ledger.transport_epoch
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take an event; the actions are to be done in order."""
@@ -114,72 +113,49 @@ class SourceHandoff:
         actions = step(self, event, now) if step else []
         if self.closed and not self.may_land:
             # It is remembered for a while; its lists of blocks and hashes need not be.
-            self._ledger = WriteLedger(())
-            self._due = self._grown = self._outputs = None
+            self._books.close()
         return actions
 
     # --- the way to the commit ---
 
     def _schedule(self, event: Due, now: float) -> list[Action]:
-        self._due = event
-        self._ledger = WriteLedger(event.num_blocks)
-        self._offered_at = now
+        self._books.schedule(event)
+        self._phases.offered_at = now
         self._move(SourceState.OFFERED, now + self._settings.grant_wait_s)
         return self._offer(event, now)
 
     def _offer(self, event: Event, now: float) -> list[Action]:
-        assert self._due is not None, "the engine has scheduled the prompt"
-        left = self._offered_at + self._settings.grant_wait_s - now
-        return [self._send("offer", messages.offer_body(self._due, self._choices, left))]
+        left = self._phases.offered_at + self._settings.grant_wait_s - now
+        return [self._send("offer", messages.offer_body(self._books.due, self._choices, left))]
 
     def _ready(self, event: Ready, now: float) -> list[Action]:
-        self._ledger.add_ready(event.first_index, event.block_ids, event.part, event.num_parts)
-        if event.outputs is not None:
-            self._outputs = event.outputs
-            self._overlap.computed(now)
+        self._books.add_ready(event, now)
         return self._advance(now)
 
     def _stopped(self, event: Stopped, now: float) -> list[Action]:
-        assert self._due is not None, "a move begins with its offer"
-        stop = event.stop
-        self._ledger.add_ready(stop.first_index, stop.block_ids)
-        self._ledger.end_growth()
-        hashes = tuple(a + b for a, b in zip(self._due.hashes, stop.hashes, strict=True))
-        self._grown = replace(self._due, hashes=hashes, num_blocks=self._ledger.num_blocks)
-        self._outputs = stop.outputs
-        self._overlap.computed(now)
+        self._books.stop(event.stop, now)
         self._move(self.state, now + self._settings.stop_wait_s)
         return self._advance(now)
 
     def _grant(self, event: Received, now: float) -> list[Action]:
-        assert self._due is not None, "a grant follows the offer"
-        grant = event.message.grant
-        if self.state is SourceState.OFFERED:
-            self._ledger.transport_epoch = grant.transport_epoch
+        is_first = self.state is SourceState.OFFERED
         try:
-            if grant.transport_epoch != self._ledger.transport_epoch:
-                raise HandoffError("the target's transport was recreated", reason="recreated")
-            messages.read_grant(grant, self._ledger.granted, self._due)
-            if self.state is SourceState.OFFERED:
-                self._ledger.use_codec(grant.codec, self._due.hashes)
-            elif grant.codec != self._ledger.codec:
-                raise HandoffError("the target has changed its mind about the codec")
+            self._books.add_grant(event.message.grant, is_first=is_first)
         except HandoffError as error:
             return self._fail(error, now)
-        if self.state is not SourceState.OFFERED:
+        if not is_first:
             return self._advance(now)
-        self._granted_at = now
+        self._phases.granted_at = now
         self._move(SourceState.SENDING, now + self._keepalive_s)
         return [Granted(), *self._advance(now)]
 
     def _written(self, event: Written, now: float) -> list[Action]:
-        self._overlap.ended(event.write_id, event.at, event.result.num_bytes)
-        if not self._ledger.settle(event.write_id, event.result):
+        if not self._books.settle(event):
             return []
         problem = event.result.error
         if problem is None:
             return self._advance(now)
-        again = self._ledger.again(event.write_id) if event.result.quiesced else None
+        again = self._books.ledger.again(event.write_id) if event.result.quiesced else None
         if again is not None:
             return self._start(again, now)
         return self._fail(
@@ -188,48 +164,42 @@ class SourceHandoff:
 
     def _advance(self, now: float) -> list[Action]:
         """Write what can be written; commit or withdraw when there is nothing left to write."""
-        outputs = self._outputs
-        if outputs and all(out.finish is not None for out in outputs.values()):
-            return [] if self._ledger.in_flight else self._withdraw(now)
+        books = self._books
+        if books.has_finished:
+            return [] if books.ledger.in_flight else self._withdraw(now)
         if self.state is not SourceState.SENDING:
             return []
-        write = self._ledger.take_sendable()
+        write = books.ledger.take_sendable()
         if write is not None:
             return self._start(write, now)
-        if self._ledger.in_flight:
+        if books.ledger.in_flight:
             return []
-        if outputs is None:
+        if books.outputs is None:
             return self._caught_up()
-        if not self._ledger.complete:
+        if not books.ledger.complete:
             return []
-        self._committed_at = now
+        self._phases.committed_at = now
         self._move(SourceState.COMMITTED, now + self._settings.accept_wait_s)
         return self._commit(None, now)
 
     def _start(self, write: Write, now: float) -> list[Action]:
-        self._overlap.started(write.write_id, now)
+        self._books.start(write, now)
         return [write]
 
     def _caught_up(self) -> list[Action]:
         """All that is final is written: let a sequence that decodes on stop, once."""
-        assert self._due is not None, "a grant follows the offer"
-        if not self._due.growth_tokens or self._stop_asked:
+        if not self._books.due.growth_tokens or self._stop_asked:
             return []
         self._stop_asked = True
         return [StopMove()]
 
     def _commit(self, event: Event | None, now: float) -> list[Action]:
-        due = self._grown or self._due
-        assert due is not None and self._outputs is not None, "everything is written"
-        body = messages.commit_body(
-            due, self._outputs, self._ledger.granted, self._ledger.checksums
-        )
-        return [self._send("commit", body)]
+        return [self._send("commit", self._books.commit_body())]
 
     def _withdraw(self, now: float) -> list[Action]:
         """Every choice ended with its first token: there is nothing to adopt."""
         self._withdrawn = True
-        self._committed_at = now
+        self._phases.committed_at = now
         self._move(SourceState.DONE, float("inf"))
         return [
             self._send("withdraw", transfer_pb2.Withdraw()),
@@ -262,7 +232,7 @@ class SourceHandoff:
         )
 
     def _keep_alive(self, now: float) -> list[Action]:
-        if self._grown is not None:
+        if self._books.has_stopped:
             # Its client waits. It can go on here, whatever becomes of the write.
             wait = self._settings.stop_wait_s
             return self._fail(
@@ -312,7 +282,7 @@ class SourceHandoff:
         )
 
     def _peer_dead(self, event: Event, now: float) -> list[Action]:
-        self._ledger.write_off()
+        self._books.ledger.write_off()
         if self.state is SourceState.DONE:
             return []
         if self.state is SourceState.SETTLING:
@@ -345,7 +315,7 @@ class SourceHandoff:
         `refused`: the target has said that it adopts nothing.
         """
         self._failure = error
-        quiet = not self._ledger.may_land
+        quiet = not self._books.ledger.may_land
         actions: list[Action] = []
         if tell == "fail":
             actions.append(self._send_fail(error))
@@ -356,7 +326,7 @@ class SourceHandoff:
         if report:
             in_doubt = self.state is SourceState.COMMITTED and not refused
             actions.append(Report(error, self._timing(now), in_doubt=in_doubt))
-        if self._ledger.in_flight:
+        if self._books.ledger.in_flight:
             self._move(SourceState.SETTLING, now + self._settings.write_wait_s, bounded=False)
             return actions
         self._move(SourceState.DONE, float("inf"))
@@ -366,13 +336,13 @@ class SourceHandoff:
 
     def _settle(self, event: Written, now: float) -> list[Action]:
         """Failed already; blocks are free when the last write is, here and on the target."""
-        mattered = self._ledger.may_land
-        self._ledger.settle(event.write_id, event.result)
+        mattered = self._books.ledger.may_land
+        self._books.settle(event)
         actions: list[Action] = []
-        if self.state is SourceState.SETTLING and not self._ledger.in_flight:
+        if self.state is SourceState.SETTLING and not self._books.ledger.in_flight:
             self._move(SourceState.DONE, float("inf"))
             actions.append(Release())
-        if mattered and not self._ledger.may_land:
+        if mattered and not self._books.ledger.may_land:
             actions.append(self._send("quiesced", transfer_pb2.Quiesced()))
         return actions
 
@@ -380,8 +350,14 @@ class SourceHandoff:
         """Our agent reads our blocks no more. What it had sent may be on its way still."""
         return self._give_up_settling(now)
 
+    def _write_off(self, event: Event, now: float) -> list[Action]:
+        if not self.may_land:
+            return []
+        self._books.ledger.write_off()
+        return self._say_quiesced(event, now)
+
     def _say_quiesced(self, event: Event, now: float) -> list[Action]:
-        if self._ledger.may_land:
+        if self._books.ledger.may_land:
             return []
         return [self._send("quiesced", transfer_pb2.Quiesced())]
 
@@ -401,7 +377,7 @@ class SourceHandoff:
         return Send(self.identity.message(body, content))
 
     def _send_fail(self, error: BatonError) -> Send:
-        quiesced = not self._ledger.may_land
+        quiesced = not self._books.ledger.may_land
         body = transfer_pb2.Fail(code=error.code, message=error.message, quiesced=quiesced)
         return self._send("fail", body)
 
@@ -410,15 +386,14 @@ class SourceHandoff:
         self.due_at = min(due_at, self._deadline) if bounded and not self.closed else due_at
 
     def _timing(self, now: float) -> HandoffTiming:
-        granted = self._granted_at or now
-        committed = self._committed_at or now
+        phases, overlap = self._phases, self._books.overlap
         return HandoffTiming(
-            grant_wait_s=max(0.0, granted - self._offered_at) if self._offered_at else 0.0,
-            transfer_s=self._overlap.busy_s,
-            verify_s=max(0.0, now - committed),
-            num_bytes=self._ledger.num_bytes,
-            hidden_bytes=self._overlap.hidden_bytes,
-            exposed_s=self._overlap.exposed_s,
+            grant_wait_s=phases.grant_wait_s(now),
+            transfer_s=overlap.busy_s,
+            verify_s=phases.verify_s(now),
+            num_bytes=self._books.ledger.num_bytes,
+            hidden_bytes=overlap.hidden_bytes,
+            exposed_s=overlap.exposed_s,
         )
 
 
@@ -475,6 +450,7 @@ def _table() -> dict[tuple[SourceState, str], _Step]:
         (_S.SETTLING, "recreated"): _M._agent_gone,
         (_S.DONE, "written"): _M._settle,
         (_S.DONE, "peer_dead"): _M._peer_dead,
+        (_S.DONE, "fenced"): _M._write_off,
         (_S.DONE, "cancel"): _M._say_quiesced,
         (_S.DONE, "rejected"): _M._say_quiesced,
         (_S.DONE, "grant"): _M._repeat_end,

@@ -15,14 +15,8 @@ from typing import ClassVar, Literal
 from google.protobuf.message import Message
 
 from baton.core.errors import BatonError, HandoffError, from_code
-from baton.transfer.base import (
-    BlockWrite,
-    HandoffTiming,
-    MoveStop,
-    ReservedGroup,
-    SourceOutput,
-    WriteResult,
-)
+from baton.core.handoff import MoveStopped, ReservedGroup, SourceOutput
+from baton.transfer.base import BlockWrite, HandoffTiming, WriteResult
 from baton.v1 import transfer_pb2
 
 Body = Literal[
@@ -90,7 +84,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Source: the engine has scheduled the prompt, see `engine.outputs.OfferDue`."""
+    """Source: the engine has scheduled the prompt, see `core.handoff.OfferDue`."""
 
     kind: ClassVar[str] = "due"
     num_tokens: int
@@ -103,7 +97,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Source: blocks are final, or a part of their layers, see `engine.outputs.BlocksReady`.
+    """Source: blocks are final, or a part of their layers, see `core.handoff.BlocksReady`.
 
     `outputs` comes with the last ones.
     """
@@ -121,7 +115,7 @@ class Stopped:
     """Source: a sequence that decoded on while it was copied does so no longer."""
 
     kind: ClassVar[str] = "stopped"
-    stop: MoveStop
+    stop: MoveStopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +223,13 @@ class Recreated:
 
 
 @dataclass(frozen=True, slots=True)
+class Fenced:
+    """Source: the target has a new agent, and the old one took part in every write of ours."""
+
+    kind: ClassVar[str] = "fenced"
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -252,6 +253,7 @@ Event = (
     | PeerLost
     | PeerDead
     | Recreated
+    | Fenced
     | Tick
 )
 

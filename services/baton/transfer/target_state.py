@@ -27,9 +27,11 @@ from baton.core.errors import (
     InvalidRequestError,
     OverloadedError,
 )
+from baton.core.handoff import ReservedGroup, SourceOutput
 from baton.core.settings import TransferSettings
 from baton.transfer import messages
-from baton.transfer.base import HandoffTiming, ReservedGroup, SourceOutput
+from baton.transfer.base import HandoffTiming
+from baton.transfer.phases import Phases
 from baton.transfer.state import (
     Action,
     Adopt,
@@ -52,9 +54,8 @@ from baton.transfer.state import (
     Verify,
     error_from_peer,
 )
+from baton.transfer.verdict import CHECKSUM_MISMATCH, Verdict
 from baton.v1 import transfer_pb2
-
-CHECKSUM_MISMATCH = "checksum_mismatch"
 
 
 class TargetState(Enum):
@@ -88,16 +89,12 @@ class TargetHandoff:
         self._num_groups = num_groups
         self._settings = settings
         self.due_at = min(deadline, now + settings.offer_wait_s)
-        self._submitted_at = now
+        self._phases = Phases(submitted_at=now)
         self._wanted: Reserve | None = None
         self._reserved: tuple[ReservedGroup, ...] = ()
         self._grant: transfer_pb2.Grant | None = None
         self._outputs: Mapping[int, SourceOutput] = {}
-        # The verdict, for a source that asks again; None before there is one, or when adopted.
-        self._failure: BatonError | None = None
-        self._code = ""
-        self._adopted = False
-        self._offered_at = self._granted_at = self._committed_at = 0.0
+        self._verdict = Verdict()
 
     @property
     def closed(self) -> bool:
@@ -143,7 +140,7 @@ class TargetHandoff:
                 )
         except BatonError as error:
             return self._fail(error, now)
-        self._offered_at = now
+        self._phases.offered_at = now
         self.due_at = min(self._deadline, now + offer.grant_wait_ms / 1000)
         return [self._wanted]
 
@@ -161,7 +158,7 @@ class TargetHandoff:
     def _reserve(self, event: Reserved, now: float) -> list[Action]:
         self._reserved = event.groups
         self._grant = messages.grant_body(event.groups, event.transport_epoch, event.codec)
-        self._granted_at = now
+        self._phases.granted_at = now
         self.state = TargetState.GRANTED
         return [Expect(event.groups), *self._say_grant(event, now)]
 
@@ -173,12 +170,11 @@ class TargetHandoff:
 
     def _commit(self, event: Received, now: float) -> list[Action]:
         assert self._wanted is not None and self._grant is not None, "granted"
-        granted = [messages.granted_blocks(group) for group in self._reserved]
         try:
             read = messages.read_commit(
                 event.message.commit,
                 self._choices,
-                granted,
+                self._grant.groups,
                 self._wanted.hashes,
                 checksums=self._settings.checksum == "always",
                 grows=self._wanted.growth_tokens > 0,
@@ -187,23 +183,22 @@ class TargetHandoff:
             # Who contradicts the grant may be writing elsewhere: wait for its Quiesced.
             return self._fail(error, now)
         self._outputs = read.outputs
-        self._committed_at = now
+        self._phases.committed_at = now
         self.state = TargetState.VERIFYING
         self.due_at = min(self._deadline, now + self._settings.write_wait_s)
         return [Verify(read.checks, read.outputs, read.hashes, read.num_blocks, self._grant.codec)]
 
     def _verified(self, event: Verified, now: float) -> list[Action]:
         if event.problem is not None:
-            self._code = CHECKSUM_MISMATCH
             return self._fail(
                 HandoffError(f"{CHECKSUM_MISMATCH}: {event.problem}", reason=CHECKSUM_MISMATCH), now
             )
         self.state = TargetState.DONE
         self.due_at = float("inf")
-        self._adopted = True
+        self._verdict.adopt()
         return [
             Adopt(self._outputs),
-            self._send("accepted", transfer_pb2.Accepted()),
+            self._say_verdict(),
             Report(None, self._timing(now)),
         ]
 
@@ -280,11 +275,10 @@ class TargetHandoff:
         report: bool = True,
     ) -> list[Action]:
         """End it. `may_land`: the source has not said that nothing is in flight."""
-        self._failure = error
-        self._code = self._code or error.code
+        self._verdict.refuse(error)
         actions: list[Action] = []
         if answer:
-            actions.append(self._say_failed())
+            actions.append(self._say_verdict())
         end = TargetState.DONE
         if self.state in (TargetState.GRANTED, TargetState.VERIFYING):
             # A verified commit says that all writes are done, a grant of nothing allows none.
@@ -310,49 +304,39 @@ class TargetHandoff:
         if now < self.due_at:
             return []
         self.due_at = now + self._settings.commit_wait_s
-        return [self._say_failed()]
+        return [self._say_verdict()]
 
     def _lift_if_quiesced(self, event: Received, now: float) -> list[Action]:
         return self._lift(event, now) if event.message.fail.quiesced else []
 
     def _lift_and_refuse(self, event: Event, now: float) -> list[Action]:
-        return [*self._lift(event, now), self._say_failed()]
+        return [*self._lift(event, now), self._say_verdict()]
 
     def _lift_if_fenced(self, event: Recreated, now: float) -> list[Action]:
         return self._lift(event, now) if event.fenced else []
 
     def _repeat_end(self, event: Event, now: float) -> list[Action]:
         """Tell a source that may not have heard how it ended."""
-        if self._adopted:
-            return [self._send("accepted", transfer_pb2.Accepted())]
-        return [self._say_failed()] if self._failure is not None else []
+        return [self._say_verdict()] if self._verdict.is_reached else []
 
     def _repeat_failure(self, event: Event, now: float) -> list[Action]:
-        return [] if self._adopted else self._repeat_end(event, now)
+        return [] if self._verdict.adopted else self._repeat_end(event, now)
 
     # --- small parts ---
 
-    def _say_failed(self) -> Send:
-        """Cancel where our gateway cancelled, else Rejected with the reason."""
-        assert self._failure is not None, "only what has failed is told"
-        if isinstance(self._failure, CancelledRequestError):
-            reason = transfer_pb2.CancelHandoff(reason=self._failure.message)
-            return self._send("cancel", reason)
-        message = self._failure.message.removeprefix(f"{self._code}: ")
-        rejected = transfer_pb2.Rejected(code=self._code, message=message)
-        return self._send("rejected", rejected)
+    def _say_verdict(self) -> Send:
+        return self._send(*self._verdict.body())
 
     def _send(self, body: Body, content: Any) -> Send:
         return Send(self.identity.message(body, content))
 
     def _timing(self, now: float) -> HandoffTiming:
-        granted = self._granted_at or now
-        committed = self._committed_at or now
+        phases = self._phases
         return HandoffTiming(
-            offer_wait_s=max(0.0, (self._offered_at or now) - self._submitted_at),
-            grant_wait_s=max(0.0, granted - self._offered_at) if self._offered_at else 0.0,
-            transfer_s=max(0.0, committed - granted),
-            verify_s=max(0.0, now - committed),
+            offer_wait_s=phases.offer_wait_s(now),
+            grant_wait_s=phases.grant_wait_s(now),
+            transfer_s=phases.transfer_s(now),
+            verify_s=phases.verify_s(now),
         )
 
 

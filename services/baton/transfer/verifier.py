@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from baton.transfer.base import Arena
+from baton.core.kv import Arena
 from baton.transfer.checksum import Algorithm, block_checksums
 from baton.transfer.codec import Codec
 from baton.transfer.state import BlockCheck
@@ -85,17 +85,17 @@ class Check:
 
 
 class Verifier:
-    """Small handoffs are checked in place, others on a thread whose answer is posted."""
+    """Small handoffs are checked in place, others on a thread whose answer comes through `do`."""
 
     def __init__(
         self,
         arenas: Sequence[Arena],
-        post: Callable[[Callable[[], None]], None],
+        do: Callable[[Callable[[], None]], None],
         codecs: Sequence[Codec] = (),
     ) -> None:
         self._arenas = tuple(arenas)
         self._block_bytes = {arena.group: arena.block_bytes for arena in arenas}
-        self._post = post
+        self._do = do
         self._codecs = tuple(codecs)
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="handoff-verify")
 
@@ -107,7 +107,7 @@ class Verifier:
         *,
         is_encoded: bool = False,
     ) -> Check | None:
-        """Call `done` with the problem, if there is one: now, or through `post`.
+        """Call `done` with the problem, if there is one: now, or through `do`.
 
         `is_encoded`: blocks may hold records; who frees them before `done` must stop the check.
         """
@@ -116,8 +116,10 @@ class Verifier:
             check = Check(self._arenas, self._codecs, checks)
             self._start(check.run, done)
             return check
-        size = sum(len(c.checksums) * self._block_bytes[c.group] for c in checks)
-        if size <= INLINE_BYTES:
+        size = sum([len(c.checksums) * self._block_bytes[c.group] for c in checks])
+        if not size:
+            done(None)
+        elif size <= INLINE_BYTES:
             done(find_problem(self._arenas, checks, algorithm))
         else:
             self._start(lambda: find_problem(self._arenas, checks, algorithm), done)
@@ -130,7 +132,7 @@ class Verifier:
             except Exception as error:
                 # Whatever went wrong, these blocks are not verified.
                 problem = f"the check itself failed: {error}"
-            self._post(lambda: done(problem))
+            self._do(lambda: done(problem))
 
         self._pool.submit(work)
 

@@ -12,11 +12,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import xxhash
 
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Arena
 from baton.transfer.codec import INT8_DTYPES, Bytes, Codec, make_codec
-from baton.transfer.layout import whole_slice
 
 
 def wire_codecs(

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, BlockWrite, PeerShard
+from baton.core.kv import Arena
+from baton.transfer.base import BlockWrite, PeerShard
 from baton.transfer.relayout import ByteRange
 
 Ids = npt.NDArray[np.int32]

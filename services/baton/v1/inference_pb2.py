@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/v1/inference.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"5\n\nChatPrompt\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.baton.v1.ChatMessage\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xa9\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x14.baton.v1.ChatPromptH\x00\x12*\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.baton.v1.TokenPromptH\x00\x12(\n\x06params\x18\x05 \x01(\x0b\x32\x18.baton.v1.GenerateParams\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\t\n\x01n\x18\x07 \x01(\r\x12\x11\n\x04seed\x18\x08 \x01(\x06H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x14\n\x0c\x63\x61\x63he_ttl_ms\x18\n \x01(\r\x12\x12\n\ncache_salt\x18\x0b \x01(\tB\x08\n\x06promptB\x07\n\x05_seed\"\xa9\x04\n\x0eGenerateParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12;\n\nlogit_bias\x18\x07 \x03(\x0b\x32\'.baton.v1.GenerateParams.LogitBiasEntry\x12\x17\n\nmax_tokens\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x17\n\nmin_tokens\x18\t \x01(\rH\x07\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\x08\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\x0c \x01(\rH\t\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eosB\x0f\n\r_top_logprobs\"y\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.baton.v1.ChoiceDeltaH\x00\x12 \n\x05usage\x18\x03 \x01(\x0b\x32\x0f.baton.v1.UsageH\x00\x42\x07\n\x05\x65vent\"\x96\x01\n\x0b\x43hoiceDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12(\n\x08logprobs\x18\x04 \x03(\x0b\x32\x16.baton.v1.TokenLogprob\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.baton.v1.FinishReason\"^\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Model\"9\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\x08\x32\xa0\x01\n\x10InferenceService\x12\x43\n\x08Generate\x12\x19.baton.v1.GenerateRequest\x1a\x1a.baton.v1.GenerateResponse0\x01\x12G\n\nListModels\x12\x1b.baton.v1.ListModelsRequest\x1a\x1c.baton.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62\x61ton/v1/inference.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\x93\x01\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x19\n\x11reasoning_content\x18\x04 \x01(\t\x12&\n\ntool_calls\x18\x05 \x03(\x0b\x32\x12.baton.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x06 \x01(\t\"\xac\x01\n\nChatPrompt\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.baton.v1.ChatMessage\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x03 \x01(\x08\x12\x17\n\x0ftemplate_kwargs\x18\x04 \x01(\tB\x18\n\x16_add_generation_prompt\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x8c\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x14.baton.v1.ChatPromptH\x00\x12*\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.baton.v1.TokenPromptH\x00\x12(\n\x06params\x18\x05 \x01(\x0b\x32\x18.baton.v1.GenerateParams\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\t\n\x01n\x18\x07 \x01(\r\x12\x11\n\x04seed\x18\x08 \x01(\x06H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x14\n\x0c\x63\x61\x63he_ttl_ms\x18\n \x01(\r\x12\x12\n\ncache_salt\x18\x0b \x01(\t\x12\x10\n\x08priority\x18\x0c \x01(\t\x12\x12\n\nsession_id\x18\r \x01(\t\x12\x1e\n\x16include_stop_in_output\x18\x0e \x01(\x08\x12\x1b\n\x13keep_special_tokens\x18\x0f \x01(\x08\x42\x08\n\x06promptB\x07\n\x05_seed\"\xa9\x04\n\x0eGenerateParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12;\n\nlogit_bias\x18\x07 \x03(\x0b\x32\'.baton.v1.GenerateParams.LogitBiasEntry\x12\x17\n\nmax_tokens\x18\x08 \x01(\rH\x06\x88\x01\x01\x12\x17\n\nmin_tokens\x18\t \x01(\rH\x07\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\x08\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\x0c \x01(\rH\t\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\r\n\x0b_ignore_eosB\x0f\n\r_top_logprobs\"y\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x15.baton.v1.ChoiceDeltaH\x00\x12 \n\x05usage\x18\x03 \x01(\x0b\x32\x0f.baton.v1.UsageH\x00\x42\x07\n\x05\x65vent\"\x96\x01\n\x0b\x43hoiceDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12(\n\x08logprobs\x18\x04 \x03(\x0b\x32\x16.baton.v1.TokenLogprob\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.baton.v1.FinishReason\"^\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Model\"9\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\x08\x32\xa0\x01\n\x10InferenceService\x12\x43\n\x08Generate\x12\x19.baton.v1.GenerateRequest\x1a\x1a.baton.v1.GenerateResponse0\x01\x12G\n\nListModels\x12\x1b.baton.v1.ListModelsRequest\x1a\x1c.baton.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,32 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_GENERATEPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_CHATMESSAGE']._serialized_start=61
-  _globals['_CHATMESSAGE']._serialized_end=105
-  _globals['_CHATPROMPT']._serialized_start=107
-  _globals['_CHATPROMPT']._serialized_end=160
-  _globals['_TOKENPROMPT']._serialized_start=162
-  _globals['_TOKENPROMPT']._serialized_end=188
-  _globals['_GENERATEREQUEST']._serialized_start=191
-  _globals['_GENERATEREQUEST']._serialized_end=488
-  _globals['_GENERATEPARAMS']._serialized_start=491
-  _globals['_GENERATEPARAMS']._serialized_end=1044
-  _globals['_GENERATEPARAMS_LOGITBIASENTRY']._serialized_start=845
-  _globals['_GENERATEPARAMS_LOGITBIASENTRY']._serialized_end=893
-  _globals['_GENERATERESPONSE']._serialized_start=1046
-  _globals['_GENERATERESPONSE']._serialized_end=1167
-  _globals['_CHOICEDELTA']._serialized_start=1170
-  _globals['_CHOICEDELTA']._serialized_end=1320
-  _globals['_TOKENLOGPROB']._serialized_start=1322
-  _globals['_TOKENLOGPROB']._serialized_end=1416
-  _globals['_USAGE']._serialized_start=1418
-  _globals['_USAGE']._serialized_end=1498
-  _globals['_LISTMODELSREQUEST']._serialized_start=1500
-  _globals['_LISTMODELSREQUEST']._serialized_end=1519
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1521
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1574
-  _globals['_MODEL']._serialized_start=1576
-  _globals['_MODEL']._serialized_end=1633
-  _globals['_INFERENCESERVICE']._serialized_start=1636
-  _globals['_INFERENCESERVICE']._serialized_end=1796
+  _globals['_TOOLCALL']._serialized_start=61
+  _globals['_TOOLCALL']._serialized_end=116
+  _globals['_CHATMESSAGE']._serialized_start=119
+  _globals['_CHATMESSAGE']._serialized_end=266
+  _globals['_CHATPROMPT']._serialized_start=269
+  _globals['_CHATPROMPT']._serialized_end=441
+  _globals['_TOKENPROMPT']._serialized_start=443
+  _globals['_TOKENPROMPT']._serialized_end=469
+  _globals['_GENERATEREQUEST']._serialized_start=472
+  _globals['_GENERATEREQUEST']._serialized_end=868
+  _globals['_GENERATEPARAMS']._serialized_start=871
+  _globals['_GENERATEPARAMS']._serialized_end=1424
+  _globals['_GENERATEPARAMS_LOGITBIASENTRY']._serialized_start=1225
+  _globals['_GENERATEPARAMS_LOGITBIASENTRY']._serialized_end=1273
+  _globals['_GENERATERESPONSE']._serialized_start=1426
+  _globals['_GENERATERESPONSE']._serialized_end=1547
+  _globals['_CHOICEDELTA']._serialized_start=1550
+  _globals['_CHOICEDELTA']._serialized_end=1700
+  _globals['_TOKENLOGPROB']._serialized_start=1702
+  _globals['_TOKENLOGPROB']._serialized_end=1796
+  _globals['_USAGE']._serialized_start=1798
+  _globals['_USAGE']._serialized_end=1878
+  _globals['_LISTMODELSREQUEST']._serialized_start=1880
+  _globals['_LISTMODELSREQUEST']._serialized_end=1899
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1901
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1954
+  _globals['_MODEL']._serialized_start=1956
+  _globals['_MODEL']._serialized_end=2013
+  _globals['_INFERENCESERVICE']._serialized_start=2016
+  _globals['_INFERENCESERVICE']._serialized_end=2176
 # @@protoc_insertion_point(module_scope)

@@ -231,7 +231,7 @@ class RowLogprobs(_message.Message):
     def __init__(self, row: _Optional[int] = ..., logprob: _Optional[float] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SlotEvent(_message.Message):
-    __slots__ = ("slot", "kind", "code", "message", "retryable", "cached_tokens", "handoff", "handoff_id")
+    __slots__ = ("slot", "kind", "code", "message", "retryable", "cached_tokens", "handoff", "handoff_id", "age_s")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[SlotEvent.Kind]
@@ -254,6 +254,7 @@ class SlotEvent(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HANDOFF_FIELD_NUMBER: _ClassVar[int]
     HANDOFF_ID_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
     slot: int
     kind: SlotEvent.Kind
     code: str
@@ -262,7 +263,8 @@ class SlotEvent(_message.Message):
     cached_tokens: int
     handoff: HandoffTiming
     handoff_id: bytes
-    def __init__(self, slot: _Optional[int] = ..., kind: _Optional[_Union[SlotEvent.Kind, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., cached_tokens: _Optional[int] = ..., handoff: _Optional[_Union[HandoffTiming, _Mapping]] = ..., handoff_id: _Optional[bytes] = ...) -> None: ...
+    age_s: float
+    def __init__(self, slot: _Optional[int] = ..., kind: _Optional[_Union[SlotEvent.Kind, str]] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., cached_tokens: _Optional[int] = ..., handoff: _Optional[_Union[HandoffTiming, _Mapping]] = ..., handoff_id: _Optional[bytes] = ..., age_s: _Optional[float] = ...) -> None: ...
 
 class HandoffTiming(_message.Message):
     __slots__ = ("grant_wait_s", "transfer_s", "verify_s", "bytes", "hidden_bytes", "exposed_s", "transport", "offer_wait_s", "first_step_s", "reason")
@@ -289,7 +291,7 @@ class HandoffTiming(_message.Message):
     def __init__(self, grant_wait_s: _Optional[float] = ..., transfer_s: _Optional[float] = ..., verify_s: _Optional[float] = ..., bytes: _Optional[int] = ..., hidden_bytes: _Optional[int] = ..., exposed_s: _Optional[float] = ..., transport: _Optional[str] = ..., offer_wait_s: _Optional[float] = ..., first_step_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("sequence_number", "num_waiting", "num_running", "queued_prefill_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "quarantined_blocks", "queue_room", "draining", "short_of_blocks", "prefill_tokens_per_s", "step_s", "promotions", "promotion_timeouts", "tiers", "links", "pinned_blocks", "fetched_blocks", "leaving_in_ms")
+    __slots__ = ("sequence_number", "num_waiting", "num_running", "queued_prefill_tokens", "free_blocks", "cached_blocks", "reserved_blocks", "quarantined_blocks", "queue_room", "draining", "short_of_blocks", "prefill_tokens_per_s", "step_s", "promotions", "promotion_timeouts", "tiers", "links", "pinned_blocks", "fetched_blocks", "leaving_in_ms", "prefill_step_s", "newest_slot")
     SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -310,6 +312,8 @@ class Load(_message.Message):
     PINNED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     FETCHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_STEP_S_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_SLOT_FIELD_NUMBER: _ClassVar[int]
     sequence_number: int
     num_waiting: int
     num_running: int
@@ -330,7 +334,9 @@ class Load(_message.Message):
     pinned_blocks: int
     fetched_blocks: int
     leaving_in_ms: int
-    def __init__(self, sequence_number: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_running: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., quarantined_blocks: _Optional[int] = ..., queue_room: _Optional[int] = ..., draining: _Optional[bool] = ..., short_of_blocks: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., step_s: _Optional[float] = ..., promotions: _Optional[int] = ..., promotion_timeouts: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[TierLoad, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[_worker_pb2.PeerLink, _Mapping]]] = ..., pinned_blocks: _Optional[int] = ..., fetched_blocks: _Optional[int] = ..., leaving_in_ms: _Optional[int] = ...) -> None: ...
+    prefill_step_s: float
+    newest_slot: int
+    def __init__(self, sequence_number: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_running: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., reserved_blocks: _Optional[int] = ..., quarantined_blocks: _Optional[int] = ..., queue_room: _Optional[int] = ..., draining: _Optional[bool] = ..., short_of_blocks: _Optional[bool] = ..., prefill_tokens_per_s: _Optional[float] = ..., step_s: _Optional[float] = ..., promotions: _Optional[int] = ..., promotion_timeouts: _Optional[int] = ..., tiers: _Optional[_Iterable[_Union[TierLoad, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[_worker_pb2.PeerLink, _Mapping]]] = ..., pinned_blocks: _Optional[int] = ..., fetched_blocks: _Optional[int] = ..., leaving_in_ms: _Optional[int] = ..., prefill_step_s: _Optional[float] = ..., newest_slot: _Optional[int] = ...) -> None: ...
 
 class TierLoad(_message.Message):
     __slots__ = ("tier", "used_bytes", "capacity_bytes", "hits", "demotions", "drops", "failures")

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StoreServiceStub:
-    """The embedded store: leases, small documents, counters.
+    """The embedded store: leases, small documents, limits.
     """
 
     def __init__(self, channel):
@@ -39,6 +39,11 @@ class StoreServiceStub:
                 '/baton.v1.StoreService/Put',
                 request_serializer=baton_dot_v1_dot_store__pb2.PutRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_store__pb2.PutResponse.FromString,
+                _registered_method=True)
+        self.PutAll = channel.unary_unary(
+                '/baton.v1.StoreService/PutAll',
+                request_serializer=baton_dot_v1_dot_store__pb2.PutAllRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_store__pb2.PutAllResponse.FromString,
                 _registered_method=True)
         self.Claim = channel.unary_unary(
                 '/baton.v1.StoreService/Claim',
@@ -65,19 +70,26 @@ class StoreServiceStub:
                 request_serializer=baton_dot_v1_dot_store__pb2.WatchRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_store__pb2.WatchResponse.FromString,
                 _registered_method=True)
-        self.Increment = channel.unary_unary(
-                '/baton.v1.StoreService/Increment',
-                request_serializer=baton_dot_v1_dot_store__pb2.IncrementRequest.SerializeToString,
-                response_deserializer=baton_dot_v1_dot_store__pb2.IncrementResponse.FromString,
+        self.Limit = channel.unary_unary(
+                '/baton.v1.StoreService/Limit',
+                request_serializer=baton_dot_v1_dot_store__pb2.LimitRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_store__pb2.LimitResponse.FromString,
                 _registered_method=True)
 
 
 class StoreServiceServicer:
-    """The embedded store: leases, small documents, counters.
+    """The embedded store: leases, small documents, limits.
     """
 
     def Put(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutAll(self, request, context):
+        """Put many in one call. Those before one that is refused stay.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -114,8 +126,9 @@ class StoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Increment(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def Limit(self, request, context):
+        """Limits: rates, slots and totals, taken all or nothing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -127,6 +140,11 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.Put,
                     request_deserializer=baton_dot_v1_dot_store__pb2.PutRequest.FromString,
                     response_serializer=baton_dot_v1_dot_store__pb2.PutResponse.SerializeToString,
+            ),
+            'PutAll': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutAll,
+                    request_deserializer=baton_dot_v1_dot_store__pb2.PutAllRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_store__pb2.PutAllResponse.SerializeToString,
             ),
             'Claim': grpc.unary_unary_rpc_method_handler(
                     servicer.Claim,
@@ -153,10 +171,10 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_v1_dot_store__pb2.WatchRequest.FromString,
                     response_serializer=baton_dot_v1_dot_store__pb2.WatchResponse.SerializeToString,
             ),
-            'Increment': grpc.unary_unary_rpc_method_handler(
-                    servicer.Increment,
-                    request_deserializer=baton_dot_v1_dot_store__pb2.IncrementRequest.FromString,
-                    response_serializer=baton_dot_v1_dot_store__pb2.IncrementResponse.SerializeToString,
+            'Limit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Limit,
+                    request_deserializer=baton_dot_v1_dot_store__pb2.LimitRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_store__pb2.LimitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -167,7 +185,7 @@ def add_StoreServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StoreService:
-    """The embedded store: leases, small documents, counters.
+    """The embedded store: leases, small documents, limits.
     """
 
     @staticmethod
@@ -187,6 +205,33 @@ class StoreService:
             '/baton.v1.StoreService/Put',
             baton_dot_v1_dot_store__pb2.PutRequest.SerializeToString,
             baton_dot_v1_dot_store__pb2.PutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutAll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.StoreService/PutAll',
+            baton_dot_v1_dot_store__pb2.PutAllRequest.SerializeToString,
+            baton_dot_v1_dot_store__pb2.PutAllResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -333,7 +378,7 @@ class StoreService:
             _registered_method=True)
 
     @staticmethod
-    def Increment(request,
+    def Limit(request,
             target,
             options=(),
             channel_credentials=None,
@@ -346,9 +391,9 @@ class StoreService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/baton.v1.StoreService/Increment',
-            baton_dot_v1_dot_store__pb2.IncrementRequest.SerializeToString,
-            baton_dot_v1_dot_store__pb2.IncrementResponse.FromString,
+            '/baton.v1.StoreService/Limit',
+            baton_dot_v1_dot_store__pb2.LimitRequest.SerializeToString,
+            baton_dot_v1_dot_store__pb2.LimitResponse.FromString,
             options,
             channel_credentials,
             insecure,

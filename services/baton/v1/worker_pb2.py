@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/worker.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"1\n\x0c\x44rainRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\twithin_ms\x18\x02 \x01(\r\"$\n\rDrainResponse\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\"\x10\n\x0eUndrainRequest\"\x11\n\x0fUndrainResponse\"\x12\n\x10ListPeersRequest\"6\n\x11ListPeersResponse\x12!\n\x05peers\x18\x01 \x03(\x0b\x32\x12.baton.v1.PeerLink\"t\n\x08PeerLink\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.baton.v1.WorkerRef\x12\x11\n\ttransport\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61\x62ric\x18\x03 \x01(\t\x12\x13\n\x0b\x62ytes_per_s\x18\x04 \x01(\x01\x12\r\n\x05is_up\x18\x05 \x01(\x08\x32\xcf\x01\n\rWorkerService\x12\x38\n\x05\x44rain\x12\x16.baton.v1.DrainRequest\x1a\x17.baton.v1.DrainResponse\x12>\n\x07Undrain\x12\x18.baton.v1.UndrainRequest\x1a\x19.baton.v1.UndrainResponse\x12\x44\n\tListPeers\x12\x1a.baton.v1.ListPeersRequest\x1a\x1b.baton.v1.ListPeersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/worker.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"1\n\x0c\x44rainRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\twithin_ms\x18\x02 \x01(\r\"$\n\rDrainResponse\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\"\x10\n\x0eUndrainRequest\"\x11\n\x0fUndrainResponse\"t\n\x08PeerLink\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.baton.v1.WorkerRef\x12\x11\n\ttransport\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61\x62ric\x18\x03 \x01(\t\x12\x13\n\x0b\x62ytes_per_s\x18\x04 \x01(\x01\x12\r\n\x05is_up\x18\x05 \x01(\x08\x32\x89\x01\n\rWorkerService\x12\x38\n\x05\x44rain\x12\x16.baton.v1.DrainRequest\x1a\x17.baton.v1.DrainResponse\x12>\n\x07Undrain\x12\x18.baton.v1.UndrainRequest\x1a\x19.baton.v1.UndrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,12 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNDRAINREQUEST']._serialized_end=163
   _globals['_UNDRAINRESPONSE']._serialized_start=165
   _globals['_UNDRAINRESPONSE']._serialized_end=182
-  _globals['_LISTPEERSREQUEST']._serialized_start=184
-  _globals['_LISTPEERSREQUEST']._serialized_end=202
-  _globals['_LISTPEERSRESPONSE']._serialized_start=204
-  _globals['_LISTPEERSRESPONSE']._serialized_end=258
-  _globals['_PEERLINK']._serialized_start=260
-  _globals['_PEERLINK']._serialized_end=376
-  _globals['_WORKERSERVICE']._serialized_start=379
-  _globals['_WORKERSERVICE']._serialized_end=586
+  _globals['_PEERLINK']._serialized_start=184
+  _globals['_PEERLINK']._serialized_end=300
+  _globals['_WORKERSERVICE']._serialized_start=303
+  _globals['_WORKERSERVICE']._serialized_end=440
 # @@protoc_insertion_point(module_scope)

@@ -1,8 +1,7 @@
 from baton.v1 import common_pb2 as _common_pb2
-from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from collections.abc import Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -28,16 +27,6 @@ class UndrainRequest(_message.Message):
 class UndrainResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
-
-class ListPeersRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class ListPeersResponse(_message.Message):
-    __slots__ = ("peers",)
-    PEERS_FIELD_NUMBER: _ClassVar[int]
-    peers: _containers.RepeatedCompositeFieldContainer[PeerLink]
-    def __init__(self, peers: _Optional[_Iterable[_Union[PeerLink, _Mapping]]] = ...) -> None: ...
 
 class PeerLink(_message.Message):
     __slots__ = ("peer", "transport", "fabric", "bytes_per_s", "is_up")

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkerServiceStub:
-    """Steering one worker: what `baton drain` and `baton workers --peers` call.
+    """Steering one worker: what `baton drain` calls.
     """
 
     def __init__(self, channel):
@@ -45,15 +45,10 @@ class WorkerServiceStub:
                 request_serializer=baton_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
                 _registered_method=True)
-        self.ListPeers = channel.unary_unary(
-                '/baton.v1.WorkerService/ListPeers',
-                request_serializer=baton_dot_v1_dot_worker__pb2.ListPeersRequest.SerializeToString,
-                response_deserializer=baton_dot_v1_dot_worker__pb2.ListPeersResponse.FromString,
-                _registered_method=True)
 
 
 class WorkerServiceServicer:
-    """Steering one worker: what `baton drain` and `baton workers --peers` call.
+    """Steering one worker: what `baton drain` calls.
     """
 
     def Drain(self, request, context):
@@ -65,13 +60,6 @@ class WorkerServiceServicer:
 
     def Undrain(self, request, context):
         """Take work again, unless the process is leaving already.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListPeers(self, request, context):
-        """The peers that KV moves to and from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,11 +78,6 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_v1_dot_worker__pb2.UndrainRequest.FromString,
                     response_serializer=baton_dot_v1_dot_worker__pb2.UndrainResponse.SerializeToString,
             ),
-            'ListPeers': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListPeers,
-                    request_deserializer=baton_dot_v1_dot_worker__pb2.ListPeersRequest.FromString,
-                    response_serializer=baton_dot_v1_dot_worker__pb2.ListPeersResponse.SerializeToString,
-            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'baton.v1.WorkerService', rpc_method_handlers)
@@ -104,7 +87,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
-    """Steering one worker: what `baton drain` and `baton workers --peers` call.
+    """Steering one worker: what `baton drain` calls.
     """
 
     @staticmethod
@@ -151,33 +134,6 @@ class WorkerService:
             '/baton.v1.WorkerService/Undrain',
             baton_dot_v1_dot_worker__pb2.UndrainRequest.SerializeToString,
             baton_dot_v1_dot_worker__pb2.UndrainResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListPeers(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/baton.v1.WorkerService/ListPeers',
-            baton_dot_v1_dot_worker__pb2.ListPeersRequest.SerializeToString,
-            baton_dot_v1_dot_worker__pb2.ListPeersResponse.FromString,
             options,
             channel_credentials,
             insecure,

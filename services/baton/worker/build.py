@@ -9,8 +9,7 @@ from baton.core.errors import ConfigError
 from baton.core.kv import kv_digest
 from baton.engine.engine import Engine
 from baton.engine.runner import Runner
-from baton.transfer.base import Arena, Transport
-from baton.transfer.layout import whole_slice
+from baton.transfer.base import Transport
 from baton.worker.config import WorkerConfig
 
 
@@ -72,23 +71,6 @@ def build_transport(config: WorkerConfig, agent_name: str) -> Transport:
     from baton.transfer.nixl import NixlTransport
 
     return NixlTransport(agent_name, settings)
-
-
-def arenas_of(runner: Runner) -> list[Arena]:
-    """The runner's memory in the terms of transfers."""
-    return [
-        Arena(
-            a.group,
-            a.address,
-            a.num_blocks,
-            a.block_bytes,
-            a.memory,
-            a.device_id,
-            a.view,
-            whole_slice(runner.groups[a.group]),
-        )
-        for a in runner.arenas()
-    ]
 
 
 def limit_cpu_threads(num_threads: int) -> None:

@@ -1,9 +1,9 @@
-"""Steering one worker over gRPC: drain, undrain, and which peers its KV moves to and from."""
+"""Steering one worker over gRPC: drain and undrain."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import grpc
 
@@ -24,11 +24,9 @@ class WorkerControl(worker_pb2_grpc.WorkerServiceServicer):
         self,
         drain: Callable[[float], int],
         undrain: Callable[[], None],
-        peers: Callable[[], Sequence[worker_pb2.PeerLink]],
     ) -> None:
         self._drain = drain
         self._undrain = undrain
-        self._peers = peers
 
     async def Drain(
         self,
@@ -59,13 +57,3 @@ class WorkerControl(worker_pb2_grpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
         log.warning(*event("drain_undone"))
         return worker_pb2.UndrainResponse()
-
-    async def ListPeers(
-        self,
-        request: worker_pb2.ListPeersRequest,
-        context: grpc.aio.ServicerContext[
-            worker_pb2.ListPeersRequest, worker_pb2.ListPeersResponse
-        ],
-    ) -> worker_pb2.ListPeersResponse:
-        """What is known of the way to each peer."""
-        return worker_pb2.ListPeersResponse(peers=self._peers())

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from baton.core.errors import BatonError, HandoffError
+from baton.core.handoff import Key
 from baton.core.request import Request
 from baton.engine.engine import Engine
-from baton.engine.outputs import EngineLoad, Key, StepOutput
+from baton.engine.outputs import EngineLoad, StepOutput
 from baton.telemetry.logging import event
 from baton.v1 import session_pb2
 from baton.wire.request import check_migrate, request_from_prefetch, request_from_submit
 from baton.worker.fetching import EngineFetchHost
-from baton.worker.handoff_host import EngineHost, move_stop
+from baton.worker.handoff_host import EngineHost
 from baton.worker.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class EngineLoop(threading.Thread):
         self._handoffs: Handoffs | None = None
         self._publish = publish
         self._load: EngineLoad | None = None
+        # Submissions so far: the load that is published next knows of them.
+        self.num_submitted = 0
         self._died = died
         self._max_growth_tokens = max_growth_tokens
         self._worn_out: Callable[[], None] | None = worn_out
@@ -73,6 +76,7 @@ class EngineLoop(threading.Thread):
         self._wakes_at = 0.0
         self._stopping = False
         self._checked_at = 0.0
+        self._step_began = 0.0
 
     def attach(self, handoffs: Handoffs) -> None:
         """Give the loop its handoffs, before it starts."""
@@ -111,6 +115,7 @@ class EngineLoop(threading.Thread):
 
     def submit(self, key: Key, submit: session_pb2.Submit) -> None:
         """Take a submission, or report why not."""
+        self.num_submitted += 1
         try:
             request = request_from_submit(submit, time.monotonic())
             # A target gets its KV from its source.
@@ -199,7 +204,7 @@ class EngineLoop(threading.Thread):
             self.host.move_failed(key, error)
             return
         self.handoffs.offer(due)
-        self.handoffs.blocks_ready(key, ready.first_index, ready.block_ids, False, None)
+        self.handoffs.blocks_ready(ready)
 
     def cancel(self, key: Key) -> None:
         """Stop everything that is done for a submission."""
@@ -245,6 +250,7 @@ class EngineLoop(threading.Thread):
     def _turn(self) -> None:
         engine = self.engine
         self._take_inbox(block=not engine.has_work)
+        self._step_began = time.monotonic()
         output = engine.step(self._in_step) if engine.has_work else StepOutput()
         self._forward(output)
         freed, self.host.freed = self.host.freed, False
@@ -261,6 +267,9 @@ class EngineLoop(threading.Thread):
 
     def _tell(self, output: StepOutput) -> None:
         events = self.host.take_events()
+        for _, slot_event in events:
+            if slot_event.kind == SlotEvent.KIND_SCHEDULED:
+                slot_event.age_s = time.monotonic() - self._step_began
         load = self.engine.load()
         if load != self._load or events or output.rows or output.cache:
             self._load = load
@@ -309,17 +318,9 @@ class EngineLoop(threading.Thread):
             self.handoffs.offer(due)
         for ready in output.ready:
             outputs = self.host.take_outputs(ready.key) if ready.done else None
-            self.handoffs.blocks_ready(
-                ready.key,
-                ready.first_index,
-                ready.block_ids,
-                ready.done,
-                outputs,
-                ready.part,
-                ready.num_parts,
-            )
+            self.handoffs.blocks_ready(ready, outputs)
         for stopped in output.stopped:
-            self.handoffs.move_stopped(stopped.key, move_stop(stopped))
+            self.handoffs.move_stopped(stopped)
         for failure in output.unmoved:
             self.handoffs.fail_source(failure.key, failure.error)
             self.host.move_failed(failure.key, failure.error)

@@ -6,6 +6,7 @@ Everything here runs on the worker's asyncio loop.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 
@@ -29,45 +30,71 @@ _TIERS = {
 MAX_DELTAS = 4096
 # Hashes in one piece of a snapshot (64 KiB).
 CHUNK_HASHES = 4096
+# A worker that changes its cache with every step tells so in batches: an event costs a gateway more
+# than a frame of tokens does, and routers expect what they have placed before it is confirmed.
+MIN_GAP_S = 0.1
 
 
 class EventLog(events_pb2_grpc.EventsServiceServicer):
-    """EventsService, fed by `append` once per engine step.
+    """EventsService, fed by `append` after every engine step that changed the cache.
 
     It mirrors the cache's hashes by applying the deltas to sets of its own, so that a snapshot is
     exactly the state after the newest delta and never asks the engine's thread.
     """
 
     def __init__(
-        self, epoch: int, max_deltas: int = MAX_DELTAS, chunk_hashes: int = CHUNK_HASHES
+        self,
+        epoch: int,
+        min_gap_s: float = 0.0,
+        max_deltas: int = MAX_DELTAS,
+        chunk_hashes: int = CHUNK_HASHES,
     ) -> None:
+        """Events are at least `min_gap_s` apart."""
         self._epoch = epoch
+        self._min_gap_s = min_gap_s
         self._chunk_hashes = chunk_hashes
         self._deltas: deque[events_pb2.KvDelta] = deque(maxlen=max_deltas)
         self._held: dict[Place, set[bytes]] = {}
         self._last_id = 0
         self._news = asyncio.Event()
+        # What the next event will say, and the timer for it.
+        self._stored: dict[Place, dict[bytes, None]] = {}
+        self._removed: dict[Place, dict[bytes, None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._told_at = -math.inf
 
     def append(self, deltas: Sequence[CacheDelta]) -> None:
-        """Take what changed in one step, in order, as one event."""
-        if not deltas:
-            return
-        stored: dict[Place, dict[bytes, None]] = {}
-        removed: dict[Place, dict[bytes, None]] = {}
+        """Take what changed in one step, in order: as one event, or as a part of the next one."""
         for delta in deltas:
             place = (delta.group, delta.tier)
-            held = self._held.setdefault(place, set())
-            now_stored = stored.setdefault(place, {})
-            now_removed = removed.setdefault(place, {})
+            stored = self._stored.setdefault(place, {})
+            removed = self._removed.setdefault(place, {})
             # Within an event the order is lost, so a hash may be in one of its lists only.
             for block_hash in delta.stored:
-                now_removed.pop(block_hash, None)
-                now_stored[block_hash] = None
+                removed.pop(block_hash, None)
+                stored[block_hash] = None
             for block_hash in delta.removed:
-                now_stored.pop(block_hash, None)
-                now_removed[block_hash] = None
-            held.update(delta.stored)
-            held.difference_update(delta.removed)
+                stored.pop(block_hash, None)
+                removed[block_hash] = None
+        if not deltas or self._timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        wait_s = self._told_at + self._min_gap_s - loop.time()
+        if wait_s > 0:
+            self._timer = loop.call_later(wait_s, self._tell)
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Make an event of what has come together."""
+        self._timer = None
+        self._told_at = asyncio.get_running_loop().time()
+        stored, self._stored = self._stored, {}
+        removed, self._removed = self._removed, {}
+        for place, hashes in stored.items():
+            held = self._held.setdefault(place, set())
+            held.update(hashes)
+            held.difference_update(removed[place])
         self._last_id += 1
         self._deltas.append(
             events_pb2.KvDelta(

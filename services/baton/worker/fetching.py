@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import count
 
 from baton.core.errors import BatonError, OverloadedError
+from baton.core.handoff import Key, MoveStopped, ReservedGroup, SourceOutput
 from baton.core.request import Request
 from baton.engine.engine import Engine
-from baton.engine.outputs import Key
 from baton.telemetry.logging import event
-from baton.transfer.base import HandoffTiming, MoveStop, ReservedGroup, SourceOutput
+from baton.transfer.base import HandoffTiming
 from baton.v1 import common_pb2
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class EngineFetchHost:
         reserved = self._engine.fetches.reserve(key, asked.group, asked.hashes, hashes, num_blocks)
         if reserved is None:
             raise OverloadedError("no free KV blocks for what was fetched")
-        return tuple(ReservedGroup(r.block_ids, r.generations, r.skip) for r in reserved)
+        return reserved
 
     def check_commit(
         self,
@@ -144,7 +144,7 @@ class EngineFetchHost:
         self._engine.fetches.release(key)
         self._freed()
 
-    def stop_move(self, key: Key) -> MoveStop | None:
+    def stop_move(self, key: Key) -> MoveStopped | None:
         """Nothing grows here."""
         return None
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from baton.core.clock import Clock, monotonic
 from baton.core.errors import BatonError, HandoffError
+from baton.core.handoff import Key, MoveStopped, ReservedGroup, SourceOutput
 from baton.core.request import Request
 from baton.engine.engine import Engine
-from baton.engine.outputs import Key, MoveStopped, TokenRow
-from baton.transfer.base import HandoffTiming, MoveStop, ReservedGroup, SourceOutput
+from baton.engine.outputs import TokenRow
+from baton.transfer.base import HandoffTiming
 from baton.v1 import session_pb2
 
 SlotEvent = session_pb2.SlotEvent
@@ -47,10 +48,7 @@ class EngineHost:
         num_blocks: Sequence[int],
         growth_tokens: int,
     ) -> tuple[ReservedGroup, ...] | None:
-        reserved = self._engine.reserve(key, request, num_tokens, hashes, num_blocks, growth_tokens)
-        if reserved is None:
-            return None
-        return tuple(ReservedGroup(r.block_ids, r.generations, r.skip) for r in reserved)
+        return self._engine.reserve(key, request, num_tokens, hashes, num_blocks, growth_tokens)
 
     def check_commit(
         self,
@@ -85,9 +83,8 @@ class EngineHost:
         self._forget(key)
         self.freed = True
 
-    def stop_move(self, key: Key) -> MoveStop | None:
-        stopped = self._engine.stop_move(key)
-        return None if stopped is None else move_stop(stopped)
+    def stop_move(self, key: Key) -> MoveStopped | None:
+        return self._engine.stop_move(key)
 
     def in_doubt(self, key: Key, error: BatonError) -> None:
         self.moving.pop(key, None)
@@ -180,14 +177,6 @@ class EngineHost:
         self.sources.discard(key)
         self._first_tokens.pop(key, None)
         self.forget_adopted(key)
-
-
-def move_stop(stopped: MoveStopped) -> MoveStop:
-    """The engine's words in those of transfers."""
-    output = SourceOutput(stopped.tokens, stopped.finish)
-    return MoveStop(
-        stopped.first_index, stopped.block_ids, stopped.hashes, {stopped.choice: output}
-    )
 
 
 def _live(outputs: Mapping[int, SourceOutput]) -> dict[int, tuple[int, ...]]:

@@ -17,7 +17,8 @@ class LoadMeter:
 
     def __init__(self) -> None:
         self._sequence_number = 0
-        self._prefill_rate = 0.0
+        self._prefill_tokens = 0.0
+        self._prefill_step_s = 0.0
         self._step_s = 0.0
 
     def observe(self, output: StepOutput) -> None:
@@ -25,10 +26,14 @@ class LoadMeter:
         if output.step_s <= 0:
             return
         if output.num_prefill_tokens:
-            rate = output.num_prefill_tokens / output.step_s
-            self._prefill_rate = _average(self._prefill_rate, rate)
+            self._prefill_tokens = _average(self._prefill_tokens, output.num_prefill_tokens)
+            self._prefill_step_s = _average(self._prefill_step_s, output.step_s)
         else:
             self._step_s = _average(self._step_s, output.step_s)
+
+    @property
+    def _prefill_tokens_per_s(self) -> float:
+        return self._prefill_tokens / self._prefill_step_s if self._prefill_step_s else 0.0
 
     def report(
         self,
@@ -55,7 +60,8 @@ class LoadMeter:
             short_of_blocks=load.short_of_blocks,
             pinned_blocks=load.pinned_blocks,
             fetched_blocks=load.fetched_blocks,
-            prefill_tokens_per_s=self._prefill_rate,
+            prefill_tokens_per_s=self._prefill_tokens_per_s,
+            prefill_step_s=self._prefill_step_s,
             step_s=self._step_s,
             links=links,
             promotions=load.promotions,

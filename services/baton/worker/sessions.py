@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from array import array
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import grpc
 
 from baton.core.errors import WorkerLostError
+from baton.core.handoff import Key
 from baton.core.request import TokenLogprobs
 from baton.core.settings import WorkerSettings
-from baton.engine.outputs import Key, TokenRow
+from baton.engine.outputs import TokenRow
 from baton.telemetry.logging import event
 from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
 from baton.wire.frames import FrameColumns
@@ -28,6 +31,16 @@ Context = grpc.aio.ServicerContext[session_pb2.SessionRequest, session_pb2.Sessi
 HEARTBEAT_S = 1.0
 # For the first message of a stream.
 OPEN_WAIT_S = 5.0
+# Nobody waits for such news alone: it may stay for so long for tokens to go with. A message costs
+# the gateway more than all that is in it.
+COMPANY_WAIT_S = 0.005
+_UNHURRIED = frozenset(
+    {
+        session_pb2.SlotEvent.KIND_SCHEDULED,
+        session_pb2.SlotEvent.KIND_HANDED_OFF,
+        session_pb2.SlotEvent.KIND_FIRST_STEP,
+    }
+)
 # Numbers in `_Slot.rows` for each token: choice, position, token, flags.
 _ROW = 4
 
@@ -54,14 +67,37 @@ class _Session:
         self.reader: asyncio.Task[None] | None = None
         self.grace: asyncio.TimerHandle | None = None
         self.wake = asyncio.Event()
+        self.wake_timer: asyncio.TimerHandle | None = None
+        # Submissions that no load knows of yet, by their number among all sessions' and by slot;
+        # and the newest slot that the load does know of.
+        self.untold: deque[tuple[int, int]] = deque()
+        self.newest_slot = 0
         self.clear()
+
+    def send(self, *, at_once: bool) -> None:
+        """Have a frame sent, now or in a moment."""
+        if at_once:
+            self.wake.set()
+        elif self.wake_timer is None:
+            self.wake_timer = asyncio.get_running_loop().call_later(COMPANY_WAIT_S, self.wake.set)
+
+    def load_knows(self, num_submitted: int) -> bool:
+        """A load counts the first so many submissions of all sessions; whether that is news."""
+        before = self.newest_slot
+        while self.untold and self.untold[0][0] <= num_submitted:
+            _, self.newest_slot = self.untold.popleft()
+        return self.newest_slot != before
 
     def clear(self) -> None:
         """Forget what is pending; the slots keep it."""
         self.columns = FrameColumns()
-        self.events: list[session_pb2.SlotEvent] = []
+        # Each with the instant from which it has waited.
+        self.events: list[tuple[session_pb2.SlotEvent, float]] = []
         self.load_due = True
         self.beat_due = False
+        if self.wake_timer is not None:
+            self.wake_timer.cancel()
+            self.wake_timer = None
 
     def take_frame(self, load: session_pb2.Load | None) -> session_pb2.Frame | None:
         """All that is pending as one frame."""
@@ -69,9 +105,14 @@ class _Session:
         if not self.columns and not self.events and not send_load and not self.beat_due:
             return None
         frame = self.columns.frame()
-        frame.events.extend(self.events)
+        now = time.monotonic()
+        for slot_event, since in self.events:
+            if slot_event.kind == session_pb2.SlotEvent.KIND_SCHEDULED:
+                slot_event.age_s += now - since
+            frame.events.append(slot_event)
         if send_load and load is not None:
             frame.load.CopyFrom(load)
+            frame.load.newest_slot = self.newest_slot
         self.clear()
         self.load_due = False
         return frame
@@ -103,6 +144,8 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         self._grace_s = settings.session_grace_s
         self._sessions: dict[str, _Session] = {}
         self._load: session_pb2.Load | None = None
+        # Submissions handed over, of all sessions together.
+        self._num_submitted = 0
 
     @property
     def num_sessions(self) -> int:
@@ -118,9 +161,14 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         rows: Sequence[TokenRow],
         events: Sequence[tuple[Key, session_pb2.SlotEvent]],
         load: session_pb2.Load | None,
+        num_submitted: int = 0,
     ) -> None:
-        """One engine step's news. Each gateway gets at most one frame of it."""
-        touched: set[_Session] = set()
+        """One engine step's news. Each gateway gets at most one frame of it.
+
+        The load counts the first `num_submitted` of the submissions handed to `on_submit`.
+        """
+        # Sessions with news, and whether it is urgent.
+        touched: dict[_Session, bool] = {}
         for row in rows:
             session_id, slot_id = row.key
             session = self._sessions.get(session_id)
@@ -135,7 +183,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
                 session.columns.add(
                     slot_id, row.choice, row.position, row.token, flags, row.logprobs
                 )
-                touched.add(session)
+                touched[session] = True
         for (session_id, slot_id), slot_event in events:
             session = self._sessions.get(session_id)
             slot = None if session is None else session.slots.get(slot_id)
@@ -144,14 +192,17 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             slot_event.slot = slot_id
             slot.events.append(slot_event)
             if session.stream is not None:
-                session.events.append(slot_event)
-                touched.add(session)
-        if load is not None and self._take_load(load):
+                session.events.append((slot_event, time.monotonic()))
+                is_urgent = slot_event.kind not in _UNHURRIED or bool(slot_event.handoff_id)
+                touched[session] = touched.get(session, False) or is_urgent
+        if load is not None:
+            is_news = self._take_load(load)
             for session in self._sessions.values():
-                session.load_due = True
-                touched.add(session)
-        for session in touched:
-            session.wake.set()
+                if session.load_knows(num_submitted) or is_news:
+                    session.load_due = True
+                    touched.setdefault(session, False)
+        for session, is_urgent in touched.items():
+            session.send(at_once=is_urgent)
 
     def _take_load(self, load: session_pb2.Load) -> bool:
         """Keep the newest load; True when gateways need to hear of it.
@@ -165,6 +216,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         plain.CopyFrom(load)
         plain.sequence_number = old.sequence_number
         plain.prefill_tokens_per_s = old.prefill_tokens_per_s
+        plain.prefill_step_s = old.prefill_step_s
         plain.step_s = old.step_s
         if old.leaving_in_ms and load.leaving_in_ms:
             plain.leaving_in_ms = old.leaving_in_ms
@@ -275,6 +327,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
 
     def _resume(self, session: _Session, points: Iterable[session_pb2.ResumePoint]) -> None:
         """Queue again what the gateway has not seen; drop what it no longer wants."""
+        now = time.monotonic()
         wanted: dict[int, dict[int, int]] = {}
         for point in points:
             wanted.setdefault(point.slot, {})[point.choice] = point.next_position
@@ -283,15 +336,14 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         for slot_id, next_positions in wanted.items():
             slot = session.slots.get(slot_id)
             if slot is None:
-                session.events.append(
-                    session_pb2.SlotEvent(
-                        slot=slot_id,
-                        kind=session_pb2.SlotEvent.KIND_FAILED,
-                        code=WorkerLostError.code,
-                        message="the submission was lost with a broken stream",
-                        retryable=True,
-                    )
+                lost = session_pb2.SlotEvent(
+                    slot=slot_id,
+                    kind=session_pb2.SlotEvent.KIND_FAILED,
+                    code=WorkerLostError.code,
+                    message="the submission was lost with a broken stream",
+                    retryable=True,
                 )
+                session.events.append((lost, now))
                 continue
             for row in range(len(slot.rows) // _ROW):
                 choice, position, token, flags = slot.rows[row * _ROW : (row + 1) * _ROW]
@@ -299,7 +351,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
                     session.columns.add(
                         slot_id, choice, position, token, flags, slot.logprobs.get(row)
                     )
-            session.events.extend(slot.events)
+            session.events.extend((slot_event, now) for slot_event in slot.events)
 
     async def _write(
         self,
@@ -354,6 +406,8 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             log.error(*event("slot_used_twice", session=session.id, slot=submit.slot))
             return
         session.slots[submit.slot] = _Slot(submit.attempt)
+        self._num_submitted += 1
+        session.untold.append((self._num_submitted, submit.slot))
         self._on_submit((session.id, submit.slot), submit)
 
     def _cancel(self, session: _Session, slot_id: int) -> None:

@@ -6,12 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 
 from baton.core.errors import ConfigError
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec
 from baton.core.settings import TierSettings
 from baton.engine.engine import Engine
 from baton.engine.lower_tiers import TierSizes
 from baton.telemetry.logging import event
-from baton.transfer.base import Arena
 from baton.transfer.codec import make_codec
 from baton.transfer.tiers.disk import DiskTier, disk_record_bytes
 from baton.transfer.tiers.host import HostTier

@@ -18,22 +18,24 @@ from typing import Any
 
 import baton
 from baton.core.errors import BatonError, HandoffError, UnavailableError
-from baton.core.kv import GroupSpec
-from baton.engine.outputs import EngineLoad, Key, StepOutput
+from baton.core.gc_pauses import settle_gc
+from baton.core.handoff import Key
+from baton.core.kv import Arena, GroupSpec
+from baton.engine.outputs import EngineLoad, StepOutput
 from baton.store.lease import LeaseKeeper
 from baton.telemetry.logging import event
-from baton.transfer.base import Arena, Transport
+from baton.transfer.base import Transport
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.layout import group_to_proto, whole_shard
 from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, session_pb2, transfer_pb2, transfer_pb2_grpc
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
 from baton.worker import rival
-from baton.worker.build import arenas_of, build_engine, build_transport, limit_cpu_threads
+from baton.worker.build import build_engine, build_transport, limit_cpu_threads
 from baton.worker.config import WorkerConfig
 from baton.worker.control import WorkerControl
 from baton.worker.engine_loop import EngineLoop
-from baton.worker.events import EventLog
+from baton.worker.events import MIN_GAP_S, EventLog
 from baton.worker.lifecycle import Lifecycle, WorkerState
 from baton.worker.load import LoadMeter
 from baton.worker.server import AsyncThread, WorkerServer
@@ -82,7 +84,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._engine, runner, self._digest = build_engine(config)
         self._groups: tuple[GroupSpec, ...] = runner.groups
         self._num_blocks = runner.num_blocks
-        arenas = arenas_of(runner)
+        arenas = runner.arenas()
         epoch = secrets.randbits(64) | 1
         self._transport: Transport = build_transport(config, f"{config.worker_id}-{epoch:016x}")
         self._transport.register(
@@ -122,6 +124,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         if holder is not None:
             self.stop(0.0)
             raise rival.taken(holder)
+        settle_gc()
         log.info(*event("worker_ready", worker=config.worker_id, address=self._me.address))
 
     async def _serve(self, epoch: int, arenas: list[Arena]) -> None:
@@ -139,7 +142,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             self._on_prefetch,
             config.settings.worker,
         )
-        self._events = EventLog(epoch)
+        self._events = EventLog(epoch, MIN_GAP_S)
         self._handoffs = Handoffs(
             self._me,
             self._digest,
@@ -156,7 +159,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             do=self._loop.do,
         )
         self._loop.attach(self._handoffs)
-        control = WorkerControl(self.drain, self.undrain, self._handoffs.peers)
+        control = WorkerControl(self.drain, self.undrain)
         await self._server.start(self._sessions, self._events, self, control)
 
     async def Handoff(
@@ -196,11 +199,12 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             draining=self._lifecycle.is_draining,
             leaving_in_ms=leaving_in_ms,
         )
+        num_submitted = self._loop.num_submitted
 
         def tell() -> None:
             if output.cache:
                 self._events.append(output.cache)
-            self._sessions.publish(output.rows, events, load)
+            self._sessions.publish(output.rows, events, load, num_submitted)
 
         self._async.loop.call_soon_threadsafe(tell)
 

@@ -6,22 +6,17 @@ import contextlib
 import os
 import queue
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from baton.core.errors import HandoffError
+from baton.core.handoff import BlocksReady, MoveStopped, SourceOutput
+from baton.core.kv import Arena, whole_slice
 from baton.core.settings import TransferSettings
-from baton.transfer.base import (
-    Arena,
-    BlockWrite,
-    MoveStop,
-    PeerShard,
-    SourceOutput,
-    WriteResult,
-)
-from baton.transfer.layout import whole_slice
+from baton.transfer.base import BlockWrite, PeerShard, WriteResult
 from baton.transfer.nixl import NixlTransport
 from baton.transfer.wire_codec import wire_codecs
 from fakes.encoded_memory import NUM_BLOCKS, SPEC, WIRE, make_memory, memory_main
@@ -99,9 +94,9 @@ async def test_blocks_computed_layer_by_layer_come_whole() -> None:
         sent = fill_numbers(source.arena, handoff.num_blocks)
         await until(lambda: source.host.grants)
         key, ids = handoff.source_key, (handoff.ids,)
-        source.handoffs.blocks_ready(key, (0,), ids, False, None, 0, 2)
+        source.handoffs.blocks_ready(BlocksReady(key, (0,), ids, False, 0, 2))
         outputs = {0: SourceOutput((7,), None)}
-        source.handoffs.blocks_ready(key, (0,), ids, True, outputs, 1, 2)
+        source.handoffs.blocks_ready(BlocksReady(key, (0,), ids, True, 1, 2), outputs)
         await until(lambda: handoff.ended)
         assert is_close(arrived(handoff)[:2], sent[:2], GROUP.k_dim)
 
@@ -131,14 +126,14 @@ async def test_sequence_that_decodes_on_is_moved_plain() -> None:
     async with workers(settings=INT8) as (source, target):
         handoff = Handoff(source, target).submit()
         sent = fill_numbers(source.arena, handoff.num_blocks)
-        due = due_of(handoff.source_key, handoff.request)
-        due.growth_tokens = 2
+        due = replace(due_of(handoff.source_key, handoff.request), growth_tokens=2)
         outputs = {0: SourceOutput((7,), None)}
         # Two blocks are ready when it begins, the last one when it stops.
-        stop = MoveStop((2,), (handoff.ids[2:],), ((),), outputs)
+        stop = MoveStopped(handoff.source_key, (2,), (handoff.ids[2:],), ((),), outputs)
         source.host.stops[handoff.source_key] = stop
         source.handoffs.offer(due)
-        source.handoffs.blocks_ready(handoff.source_key, (0,), (handoff.ids[:2],), False, None)
+        ready = BlocksReady(handoff.source_key, (0,), (handoff.ids[:2],), False)
+        source.handoffs.blocks_ready(ready)
         await until(lambda: handoff.ended)
         assert (arrived(handoff) == sent).all()
 
@@ -191,11 +186,9 @@ async def test_cancelled_while_it_is_decoded_leaves_nothing() -> None:
             handoff = Handoff(source, target, number).submit().offer()
             fill_numbers(source.arena, handoff.num_blocks)
             handoff.compute()
-            await until(
-                lambda h=handoff: (
-                    target.handoffs._entries[h.handoff_id].check is not None or h.ended
-                )
-            )
+            entry = target.handoffs._entries.find(handoff.handoff_id)
+            assert entry is not None
+            await until(lambda e=entry, h=handoff: e.check is not None or h.ended)
             target.handoffs.cancel(handoff.target_key, "client gone")
             if handoff.target_key in target.host.adopted:
                 target.host.finish(handoff.target_key)

@@ -119,10 +119,10 @@ async def test_cancelled_while_it_waits_is_never_run() -> None:
         await computed(owner)
         owner.transport.faults.hold = 1
         key = other.submit(1, wanted(), fetch_from=owner.ref)
-        await owner.until(lambda: owner.handoffs.num_open() == 1)
+        await owner.until(lambda: len(owner.handoffs._entries.open) == 1)
         other.loop.post(lambda: other.loop.cancel(key))
         owner.transport.release_held()
-        await other.until(lambda: other.handoffs.num_open() == 0)
+        await other.until(lambda: len(other.handoffs._entries.open) == 0)
         await other.ask(lambda: None)
         assert key not in other.tokens and key not in other.cached
         owner.transport.release_held()

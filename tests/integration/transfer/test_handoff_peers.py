@@ -14,6 +14,7 @@ from baton.core.errors import (
     OverloadedError,
 )
 from baton.core.settings import TransferSettings
+from baton.transfer import entries
 from baton.transfer.messages import offer_body
 from baton.transfer.state import Due
 from baton.v1 import transfer_pb2 as pb
@@ -75,6 +76,24 @@ async def test_recreating_does_not_free_what_a_local_peer_writes_by_itself() -> 
         source.transport.release_held()
         await until(lambda: nothing_left(source, target))
         await until(lambda: not target.handoffs.must_restart)
+
+
+async def test_source_forgets_a_write_that_hangs_once_its_target_has_a_new_agent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entries, "REMEMBER_S", 0.2)
+    settings = TransferSettings(
+        max_quarantined_share=0.1, quarantine_wait_s=0.2, write_wait_s=0.2, commit_wait_s=1
+    )
+    async with workers(settings=settings) as (source, target):
+        source.transport.faults.drop = 1
+        handoff = Handoff(source, target).run()
+        await until(lambda: target.host.reserved)
+        before = target.transport.agent_name
+        target.handoffs.cancel(handoff.target_key, "client gone")
+        await until(lambda: target.transport.agent_name != before)
+        await until(lambda: not source.handoffs._entries.all())
+        assert nothing_left(source, target)
 
 
 async def test_peer_that_is_declared_dead_can_land_nothing_more() -> None:

@@ -6,9 +6,9 @@ from baton.core.errors import (
     HandoffError,
     InvalidRequestError,
 )
+from baton.core.handoff import SourceOutput
 from baton.core.request import FinishReason
 from baton.core.settings import TransferSettings
-from baton.transfer.base import SourceOutput
 from fakes.proxy import Proxy
 from fakes.transfer import Handoff, hashes_of, until
 from fakes.worker_pair import nothing_left, workers
@@ -92,7 +92,7 @@ async def test_blocks_that_the_target_holds_are_not_sent() -> None:
 async def test_offer_may_come_before_the_submission() -> None:
     async with workers() as (source, target):
         handoff = Handoff(source, target).submit(target=False).offer().compute()
-        await until(lambda: target.handoffs.num_early == 1)
+        await until(lambda: len(target.handoffs._parking) == 1)
         handoff.submit(source=False)
         await until(lambda: handoff.ended)
         assert handoff.target_key in target.host.adopted
@@ -103,7 +103,7 @@ async def test_withdrawal_that_overtook_the_submission_is_remembered() -> None:
         ended = {0: SourceOutput((7,), FinishReason.STOP)}
         handoff = Handoff(source, target).submit(target=False).offer().compute(outputs=ended)
         await until(lambda: handoff.source_key in source.host.handed)
-        await until(lambda: target.handoffs.num_early == 1)
+        await until(lambda: len(target.handoffs._parking) == 1)
         handoff.submit(source=False)
         await until(lambda: handoff.ended)
         assert not target.host.failures
@@ -118,9 +118,9 @@ async def test_offers_wait_for_room_in_their_order() -> None:
         await until(lambda: first.ended)
         # Three blocks are held; the large one waits, and the small one does not pass it.
         large = Handoff(source, target, 1, num_tokens=8).run()
-        await until(lambda: target.handoffs.num_queued == 1)
+        await until(lambda: len(target.handoffs._effects.queue) == 1)
         small = Handoff(source, target, 2, num_tokens=3).run()
-        await until(lambda: target.handoffs.num_queued == 2)
+        await until(lambda: len(target.handoffs._effects.queue) == 2)
         assert target.host.free == {3}
         target.host.finish(first.target_key)
         target.handoffs.room_freed()
@@ -133,9 +133,9 @@ async def test_who_gives_up_waiting_makes_way_for_the_next() -> None:
         first = Handoff(source, target, 0).run()
         await until(lambda: first.ended)
         large = Handoff(source, target, 1).run()
-        await until(lambda: target.handoffs.num_queued == 1)
+        await until(lambda: len(target.handoffs._effects.queue) == 1)
         small = Handoff(source, target, 2, num_tokens=3).run()
-        await until(lambda: target.handoffs.num_queued == 2)
+        await until(lambda: len(target.handoffs._effects.queue) == 2)
         target.handoffs.cancel(large.target_key, "client gone")
         await until(lambda: small.ended)
         assert small.target_key in target.host.adopted

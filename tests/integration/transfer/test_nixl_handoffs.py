@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from baton.core.handoff import BlocksReady
 from baton.core.settings import TransferSettings
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2
@@ -141,12 +142,12 @@ async def test_killed_target_ends_the_sources_handoff() -> None:
             fill(worker.arena, range(32), seed=0)
             worker.handoffs.offer(due_of(("s", 0), request))
             await until(lambda: worker.host.grants)
-            worker.handoffs.blocks_ready(("s", 0), (0,), ((0, 1, 2),), False, None)
+            worker.handoffs.blocks_ready(BlocksReady(("s", 0), (0,), ((0, 1, 2),), False))
             target.kill()
             await until(lambda: worker.host.failures)
             assert worker.host.failures["s", 0].retryable
             await until(lambda: worker.host.released)
-            assert worker.handoffs.num_open() == 0
+            assert len(worker.handoffs._entries.open) == 0
 
 
 async def test_client_that_goes_away_frees_both_ends() -> None:

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 
 from baton.core.errors import HandoffError
+from baton.core.kv import Arena, whole_slice
 from baton.core.settings import TransferSettings
-from baton.transfer.base import Arena, BlockWrite, LinkInfo, PeerShard, WriteResult
+from baton.transfer.base import (
+    BlockWrite,
+    LinkInfo,
+    PeerShard,
+    WriteResult,
+)
 from baton.transfer.checksum import block_checksums
-from baton.transfer.layout import whole_slice
 from baton.transfer.nixl import fences_node
 from fakes.nixl_process import BLOCK_BYTES, Child, child, make_transport, memory_main
 from fakes.transfer import GROUP, fill, make_arena
@@ -103,6 +108,15 @@ def test_scattered_blocks_arrive_in_order_with_their_checksums(way: Way) -> None
         for here, there in (([NUM_BLOCKS], [0]), ([0], [NUM_BLOCKS]), ([-1], [0])):
             with pytest.raises(HandoffError, match="no such block"):
                 source.send(here, there)
+
+
+@pytest.mark.parametrize("way", [{}, FENCED])
+def test_sender_that_leaves_takes_nothing_from_its_successor(way: Way) -> None:
+    with pair(way) as (source, _):
+        for number in range(10):
+            source.connect(source.metadata)
+            source.send([number], [number])
+            assert source.result().error is None
 
 
 @pytest.mark.parametrize(("way", "fabric"), [({}, "shared memory"), (FENCED, "tcp"), (DIST, "tcp")])

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from baton.cli.main import app
 from baton.core.settings import WorkerSettings
 from baton.store.connect import open_store
-from baton.store.embedded import EmbeddedStoreServer
+from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 from baton.v1 import common_pb2, session_pb2, session_pb2_grpc, worker_pb2, worker_pb2_grpc
 from baton.worker.sessions import Sessions

@@ -8,11 +8,26 @@ import signal
 
 import pytest
 
+from baton.cli import stopping
 from baton.cli.stopping import Stopped, StopSignals
 
 
+async def test_sigterm_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "REPEAT_S", 60.0)
+    signals = StopSignals()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.01)
+    assert signals.asked.is_set() and not signals.forced.is_set()
+    os.kill(os.getpid(), signal.SIGINT)
+    await signals.forced.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_the_first_signal_asks_and_the_second_forces(number: int) -> None:
+async def test_the_first_signal_asks_and_the_second_forces(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(stopping, "REPEAT_S", 0.0)
     signals = StopSignals()
     os.kill(os.getpid(), number)
     await signals.asked.wait()

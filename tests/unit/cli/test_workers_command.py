@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from baton.cli.gateway_link import own_url
 from baton.cli.main import app
-from baton.cli.workers import load_cells, own_url, print_table
+from baton.cli.workers import load_cells, print_table
 from baton.core.settings import GatewaySettings
 
 WORKER: dict[str, Any] = {

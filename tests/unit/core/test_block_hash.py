@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 
-from baton.core.block_hash import HASH_BYTES, extend_hashes, root_hash
+from baton.core.block_hash import HASH_BYTES, KeyChain, extend_hashes, index_keys, root_hash
 
 tokens = st.lists(st.integers(0, 2**32 - 1), max_size=60)
 sizes = st.integers(1, 17)
@@ -91,3 +91,27 @@ def test_root_covers_every_field_and_none_can_pose_as_another() -> None:
     ]
     assert len(set(roots)) == len(roots)
     assert all(len(root) == HASH_BYTES for root in roots)
+
+
+@given(tokens, sizes)
+def test_index_keys_are_the_first_half_of_each_hash(token_ids: list[int], size: int) -> None:
+    hashes = extend_hashes(root_hash("d"), token_ids, size)
+    expected = [int.from_bytes(block_hash[:8], "little") for block_hash in hashes]
+    assert index_keys(hashes).tolist() == expected
+    assert index_keys(b"".join(hashes)).tolist() == expected
+
+
+def test_no_index_key_is_zero() -> None:
+    assert index_keys([bytes(16), bytes(8) + bytes([7] * 8)]).tolist() == [1, 1]
+
+
+@given(st.lists(tokens, max_size=6), sizes)
+def test_growing_sequence_has_the_keys_of_the_whole(pieces: list[list[int]], size: int) -> None:
+    chain = KeyChain(root_hash("d"), size)
+    whole: list[int] = []
+    for piece in pieces:
+        chain.extend(piece)
+        whole += piece
+        expected = index_keys(extend_hashes(root_hash("d"), whole, size))
+        assert chain.keys.tolist() == expected.tolist()
+        assert chain.num_tokens == len(whole)

@@ -128,6 +128,19 @@ def test_chat_template_renders_roles_and_the_generation_prompt(loaded: Loaded) -
         render([{"role": "robot", "content": ""}], tokenize=False)
 
 
+def test_chat_template_renders_tools_and_reasoning(loaded: Loaded) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    talk = [
+        {"role": "assistant", "content": None, "reasoning_content": "Hm.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "2"},
+    ]
+    assert loaded.tokenizer.apply_chat_template(talk, tokenize=False) == (
+        "<|begin_of_text|><|im_start|>assistant\n<think>\nHm.\n</think>\n\n"
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>tool\n2<|im_end|>\n"
+    )
+
+
 def test_held_out_answers_are_far_likelier_than_chance(loaded: Loaded) -> None:
     """Mean loss per answer token (end token included), against log(vocab) = 8.3 nats."""
     total, count = 0.0, 0

@@ -96,7 +96,7 @@ def test_stop_waits_for_a_token_to_hand_over() -> None:
     mover.ask_to_stop()
     assert mover.stop is None
     mover.step()
-    assert mover.stop is not None and len(mover.stop.tokens) == 1
+    assert mover.stop is not None and len(mover.output.tokens) == 1
     mover.hand_over()
     finish(mover)
 
@@ -107,7 +107,7 @@ def test_it_stops_by_itself_when_its_room_is_used_up() -> None:
     for _ in range(5):
         assert mover.stop is None
         mover.step()
-    assert mover.stop is not None and len(mover.stop.tokens) == 5
+    assert mover.stop is not None and len(mover.output.tokens) == 5
     assert not mover.source.engine.has_work
     mover.hand_over()
     finish(mover)
@@ -249,7 +249,7 @@ def test_finish_ends_the_move(granted: bool) -> None:
         # It may be stopped one token before its end, as there is no room for more.
         assert mover.stop is not None
     assert source.finished[(KEY, 0)] is FinishReason.LENGTH
-    assert mover.stop is not None and mover.stop.finish is FinishReason.LENGTH
+    assert mover.stop is not None and mover.output.finish is FinishReason.LENGTH
     assert source.engine.load().free_blocks < source.num_blocks, "a write may read on"
     source.engine.release(KEY)
     source.assert_all_free()
@@ -283,7 +283,7 @@ def test_moving_sequence_is_not_preempted_for_others() -> None:
         if mover.stop is None:
             mover.step()
     assert mover.stop is not None, "it stops when it finds no block"
-    assert len(mover.stop.tokens) < 40
+    assert len(mover.output.tokens) < 40
     mover.hand_over()
     source.run()
     mover.target.run()

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from baton.core.errors import DeadlineExceededError, UnsupportedError
+from baton.core.handoff import BlocksReady, Key, OfferDue
 from baton.core.request import FinishReason
-from baton.engine.outputs import BlocksReady, Key, OfferDue
 from fakes.engines import Driver, alone, prompt, request
 
 KEY = ("s", 0)

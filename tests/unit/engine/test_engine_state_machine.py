@@ -14,8 +14,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from baton.core.errors import OverloadedError
+from baton.core.handoff import BlocksReady, Key, ReservedGroup
 from baton.engine.mock import NUM_LAYERS, kv_of
-from baton.engine.outputs import BlocksReady, Key, Reserved, StepOutput
+from baton.engine.outputs import StepOutput
 from fakes.engines import Driver, alone, by_layer, layers_of, prompt, request
 
 BLOCK = 4
@@ -72,7 +73,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.sources: dict[Key, list[int]] = {}
         self.ungranted: set[Key] = set()
         self.aborted: set[Key] = set()
-        self.reserved: dict[Key, Reserved] = {}
+        self.reserved: dict[Key, ReservedGroup] = {}
         self.quarantined: dict[Key, list[int]] = {}
         self.generations = [0] * NUM_BLOCKS
 

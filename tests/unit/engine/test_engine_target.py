@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from baton.core.errors import ContextLengthError, HandoffError, InvalidRequestError
-from baton.engine.outputs import Key
+from baton.core.handoff import Key
 from fakes.engines import Driver, alone, prompt, request
 
 KEY = ("s", 0)

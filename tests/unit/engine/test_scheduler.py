@@ -73,6 +73,19 @@ def test_more_decodes_than_budget_take_turns() -> None:
     assert max(counts) - min(counts) <= 1
 
 
+def test_higher_classes_overtake_by_setting() -> None:
+    driver = Driver(max_batch_tokens=8, queue_policy="priority")
+    seen = batches(driver)
+    for i, priority in enumerate((0, -1, 1, 0)):
+        asked = dataclasses.replace(request(prompt(8, seed=i), max_tokens=1), priority=priority)
+        driver.add(("s", i), asked)
+    driver.run()
+    order = [list(driver.requests).index(key) for key in driver.cached_tokens]
+    assert order == [2, 0, 3, 1]
+    assert len(seen) == 4
+    driver.assert_all_free()
+
+
 def test_long_prompt_is_not_overtaken_by_short_ones() -> None:
     driver = Driver(kv_blocks=10, max_batch_tokens=64)
     driver.add(("s", 0), request(prompt(20), max_tokens=8))

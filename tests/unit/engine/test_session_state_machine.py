@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from baton.engine.outputs import Key, Reserved
+from baton.core.handoff import Key, ReservedGroup
 from fakes.engines import Driver, alone, prompt, request
 from fakes.lower_tiers import TieredDriver
 
@@ -52,7 +52,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.names = 0
         # Lent, and reserved: what was offered, and where it goes.
         self.lent: dict[Key, tuple[int, ...]] = {}
-        self.reserved: dict[Key, Reserved] = {}
+        self.reserved: dict[Key, ReservedGroup] = {}
         self.apart: list[Key] = []
 
     @initialize(cached=st.permutations(range(len(REQUESTS))), lent=indices)

@@ -19,9 +19,9 @@ from hypothesis.stateful import (
 )
 
 from baton.core.block_hash import extend_hashes, root_hash
+from baton.core.handoff import Key, ReservedGroup
 from baton.core.request import Request
 from baton.engine.mock import NUM_LAYERS, kv_of
-from baton.engine.outputs import Key, Reserved
 from fakes.engines import alone, prompt, request
 from fakes.lower_tiers import TieredDriver
 
@@ -81,7 +81,7 @@ class TieringMachine(RuleBasedStateMachine):
         self.index: dict[Key, int] = {}
         self.running: set[Key] = set()
         self.sources: set[Key] = set()
-        self.reserved: dict[Key, Reserved] = {}
+        self.reserved: dict[Key, ReservedGroup] = {}
         self.aborted: set[Key] = set()
 
     def new_key(self, index: int) -> Key:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from baton.core.handoff import OfferDue, ReservedGroup
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import EngineSettings
 from baton.engine.engine import Engine
-from baton.engine.outputs import OfferDue, Reserved, StepOutput
+from baton.engine.outputs import StepOutput
 from fakes.tiny_models import make_runner, random_prompt, save_model
 
 KEY = ("s", 0)
@@ -48,7 +49,7 @@ class OneSided:
         self.layer_bytes = source.groups[0].layer_bytes
         self.num_layers = source.groups[0].num_layers
         self.engine, self.request = target_engine, request
-        self.reserved: Reserved | None = None
+        self.reserved: ReservedGroup | None = None
         self.parts: set[tuple[int, int]] = set()
 
     def tell(self, output: StepOutput) -> None:

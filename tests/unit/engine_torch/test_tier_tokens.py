@@ -14,7 +14,6 @@ import pytest
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import EngineSettings, TierSettings
 from baton.engine.engine import Engine
-from baton.worker.build import arenas_of
 from baton.worker.tiers import build_tiers
 from fakes.tiny_models import make_runner, random_prompt, save_model
 
@@ -57,7 +56,7 @@ class Served:
         self.engine = Engine(settings, runner, DIGEST)
         self.inbox: queue.Queue[Callable[[], None]] = queue.Queue()
         self.mover = build_tiers(
-            tiers, self.engine, runner.groups, DIGEST, arenas_of(runner), self.inbox.put
+            tiers, self.engine, runner.groups, DIGEST, runner.arenas(), self.inbox.put
         )
         self.cached: dict[Any, int] = {}
 

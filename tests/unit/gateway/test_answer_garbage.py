@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from baton.core.request import Request
-from baton.gateway.answer import Answer
+from baton.gateway.answer.base import Answer
 from fakes.gateway import http_server, make_context, text_tokens
 from fakes.generator import FakeGenerator
 

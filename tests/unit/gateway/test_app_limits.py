@@ -14,7 +14,7 @@ import pytest
 
 from baton.core.errors import ConfigError
 from baton.core.settings import GatewaySettings
-from baton.gateway.http_server import bind
+from baton.gateway.http.server import bind
 from fakes.gateway import asgi_client, http_server, make_context, text_tokens
 from fakes.generator import FakeGenerator
 

@@ -13,7 +13,7 @@ from baton.core.errors import UnavailableError
 from baton.core.request import FinishReason
 from baton.gateway.app import create_app
 from baton.gateway.context import Context
-from baton.gateway.http_server import HttpServer, bind
+from baton.gateway.http.server import HttpServer, bind
 from fakes.gateway import events, make_context, text_tokens
 from fakes.generator import FakeGenerator
 

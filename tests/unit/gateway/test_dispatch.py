@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from baton.core.errors import (
@@ -16,7 +14,6 @@ from baton.core.errors import (
     UnavailableError,
     WorkerLostError,
 )
-from baton.gateway import dispatch
 from fakes.sink import RecordingSink
 from fakes.token_plane import TokenPlane, make_request
 from fakes.worker import FakeWorker, Network, Side, tokens_of
@@ -89,7 +86,7 @@ async def test_requests_wait_in_order_until_there_is_room() -> None:
         (worker,) = plane.workers
         await plane.until(lambda: plane.fleet.workers()[0]["load"].get("queue_room") == 1)
         sinks = [plane.submit(seed=seed, max_tokens=3)[0] for seed in range(6)]
-        assert plane.dispatcher.num_waiting == 5
+        assert plane.num_waiting == 5
         for sink in sinks:
             assert await sink.end() is None
         assert [submit.seed for submit in worker.submits] == list(range(6))
@@ -104,7 +101,7 @@ async def test_full_queue_is_refused_with_a_time_to_come_back() -> None:
         with pytest.raises(OverloadedError) as caught:
             plane.submit()
         assert 1 <= caught.value.retry_after_s <= 60
-        assert plane.dispatcher.num_running == 3
+        assert plane.num_running == 3
 
 
 async def test_queue_of_zero_still_takes_what_can_be_placed() -> None:
@@ -133,7 +130,7 @@ async def test_deadline_ends_a_request_that_waits() -> None:
         sink, _ = plane.submit(deadline_s=0.05)
         assert isinstance(await sink.end(), DeadlineExceededError)
         assert len(plane.workers[0].submits) == 1
-        assert plane.dispatcher.num_waiting == 0
+        assert plane.num_waiting == 0
 
 
 async def test_cancel_reaches_both_workers() -> None:
@@ -227,42 +224,36 @@ async def test_models_of_workers_are_known() -> None:
         assert await sink.end() is None
 
 
-async def test_requests_wait_for_the_first_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_wait_for_the_first_worker() -> None:
     async with TokenPlane() as plane:
         sink, _ = plane.submit(seed=1)
         await plane.add(FakeWorker("a"))
         assert await sink.end() is None
 
 
-async def test_no_worker_for_long_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "START_WAIT_S", 0.05)
+async def test_a_model_that_never_had_a_worker_keeps_its_requests_to_their_deadline() -> None:
     async with TokenPlane() as plane:
-        sink, _ = plane.submit()
-        assert isinstance(await sink.end(), UnavailableError)
-        with pytest.raises(UnavailableError, match="no worker"):
-            plane.submit()
+        sink, _ = plane.submit(deadline_s=0.05)
+        error = await sink.end()
+        assert isinstance(error, DeadlineExceededError)
+        assert "no worker for model 'fake' has registered" in error.message
         plane.assert_nothing_left()
         await plane.add(FakeWorker("a"))
         again, _ = plane.submit()
         assert await again.end() is None
 
 
-async def test_known_model_without_a_worker_now_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "START_WAIT_S", 0.0)
+async def test_known_model_without_a_worker_now_waits() -> None:
     async with TokenPlane(FakeWorker("a")) as plane:
         await plane.store.delete("workers/a")
         await plane.until(lambda: not plane.fleet.workers())
         sink, _ = plane.submit()
-        await asyncio.sleep(0.05)
-        assert not sink.ends
+        assert plane.num_waiting == 1 and not sink.ends
         await plane.add(FakeWorker("b"))
         assert await sink.end() is None
 
 
-async def test_request_waiting_for_its_first_worker_keeps_its_own_deadline(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(dispatch, "START_WAIT_S", 0.1)
+async def test_request_waiting_for_its_first_worker_keeps_its_own_deadline() -> None:
     async with TokenPlane() as plane:
         sink, _ = plane.submit(deadline_s=0.5)
         worker = FakeWorker("a")

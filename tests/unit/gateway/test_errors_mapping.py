@@ -29,6 +29,10 @@ def all_errors() -> list[type[tree.BatonError]]:
         (tree.ModelNotFoundError("m"), 404, grpc.StatusCode.NOT_FOUND),
         (tree.PayloadTooLargeError("m"), 413, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (tree.OverloadedError("m"), 429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (tree.InvalidKeyError("m"), 401, grpc.StatusCode.UNAUTHENTICATED),
+        (tree.ForbiddenError("m"), 403, grpc.StatusCode.PERMISSION_DENIED),
+        (tree.RateLimitError("m"), 429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (tree.QuotaError("m"), 429, grpc.StatusCode.RESOURCE_EXHAUSTED),
         (tree.BatonError("m"), 500, grpc.StatusCode.INTERNAL),
         (tree.UnavailableError("m"), 503, grpc.StatusCode.UNAVAILABLE),
         (tree.WorkerLostError("m"), 503, grpc.StatusCode.UNAVAILABLE),
@@ -51,6 +55,24 @@ def test_body_is_openais() -> None:
             "code": "context_length_exceeded",
         }
     }
+
+
+def test_limits_have_openais_types() -> None:
+    for error, kind, code in (
+        (tree.RateLimitError("m", kind="tokens"), "tokens", "rate_limit_exceeded"),
+        (tree.QuotaError("m"), "insufficient_quota", "insufficient_quota"),
+        (tree.InvalidKeyError("m"), "invalid_request_error", "invalid_api_key"),
+    ):
+        document = json.loads(errors.body(error))["error"]
+        assert (document["type"], document["code"]) == (kind, code)
+
+
+def test_a_rate_limit_says_when_unless_it_is_never() -> None:
+    assert errors.headers(tree.RateLimitError("m", retry_after_s=0.25)) == [
+        (b"retry-after", b"1"),
+        (b"retry-after-ms", b"250"),
+    ]
+    assert errors.headers(tree.RateLimitError("m")) == []
 
 
 def test_retry_after_is_whole_seconds_and_at_least_one() -> None:

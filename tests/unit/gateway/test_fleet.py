@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baton.gateway import fleet as fleet_module
+from baton.gateway.workers import fleet as fleet_module
 from baton.v1 import common_pb2
 from fakes.token_plane import TokenPlane
 from fakes.worker import FakeWorker, tokens_of
@@ -92,7 +92,7 @@ async def test_worker_whose_stream_broke_gets_nothing_new() -> None:
         worker.link.cut()
         await plane.until(lambda: plane.state(worker) == "resuming")
         sink, _ = plane.submit(seed=1)
-        assert plane.dispatcher.num_waiting == 1
+        assert plane.num_waiting == 1
         worker.link.resume()
         assert await sink.end() is None
 
@@ -167,3 +167,31 @@ async def test_outage_of_the_store_shows_in_the_metrics(monkeypatch: pytest.Monk
             plane.store.is_down = is_down
             line = f"baton_store_up {float(not is_down)}"
             await plane.until(lambda line=line: line in plane.metrics.render().decode())
+
+
+async def test_followers_of_a_worker_hear_of_each_stream_and_of_its_end() -> None:
+    old = FakeWorker("a")
+    plane = TokenPlane(old, resume_window_s=3600)
+    heard: list[tuple[str, int]] = []
+    epochs: list[int] = []
+
+    def up(row: int, lease: common_pb2.WorkerLease) -> None:
+        heard.append(("up", row))
+        epochs.append(lease.worker.epoch)
+
+    plane.fleet.on_worker_up = up
+    # Told while the row still is the worker's.
+    plane.fleet.on_worker_gone = lambda row: heard.append((plane.pool.worker_id(row), row))
+    async with plane:
+        assert heard == [("up", 0)]
+        old.link.cut()
+        await plane.until(lambda: len(heard) == 2)
+        new = FakeWorker("a")
+        await new.start()
+        await plane.register(new)
+        await plane.until(lambda: len(heard) == 4)
+        assert heard == [("up", 0), ("up", 0), ("a", 0), ("up", 0)]
+        assert epochs == [w.lease.worker.epoch for w in (old, old, new)]
+        await plane.store.delete(new.lease_key)
+        await plane.until(lambda: heard[-1] == ("a", 0))
+        await new.stop()

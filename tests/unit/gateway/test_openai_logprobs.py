@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from baton.core.request import TokenLogprobs
-from baton.gateway import logprobs
-from baton.gateway.logprobs import TokenRecord
+from baton.gateway.answer import logprobs
+from baton.gateway.answer.logprobs import TokenRecord
 
 BYTES = {1: b"hello", 2: b" you", 3: b"\xf0\x9f", 4: b"\xe2\x82"}
 

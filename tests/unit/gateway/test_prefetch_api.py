@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from baton.core.settings import GatewaySettings
-from baton.gateway import openapi
+from baton.gateway.api import openapi
 from baton.gateway.context import Context
 from fakes.gateway import MODEL, FakePrefetcher, asgi_client, make_context, text_tokens
 from fakes.generator import FakeGenerator

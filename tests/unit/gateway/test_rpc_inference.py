@@ -17,7 +17,8 @@ from baton.core.errors import ConfigError, OverloadedError, UnavailableError, Wo
 from baton.core.request import FinishReason
 from baton.core.settings import GatewaySettings
 from baton.gateway.context import Context
-from baton.gateway.rpc import SERVICE, RpcServer
+from baton.gateway.rpc.inference import SERVICE
+from baton.gateway.rpc.server import RpcServer
 from baton.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from fakes.gateway import make_context, text_tokens
 from fakes.generator import FakeGenerator
@@ -160,7 +161,7 @@ async def test_tokens_of_one_turn_share_a_message() -> None:
         ({"text": ""}, "text"),
         ({"chat": inference_pb2.ChatPrompt()}, "chat"),
         (
-            {"chat": inference_pb2.ChatPrompt(messages=[inference_pb2.ChatMessage(role="tool")])},
+            {"chat": inference_pb2.ChatPrompt(messages=[inference_pb2.ChatMessage(role="bot")])},
             "chat.messages[0].role",
         ),
         ({"token_ids": inference_pb2.TokenPrompt(ids=[10**6])}, "prompt"),
@@ -328,7 +329,7 @@ async def test_bytes_that_are_no_message_are_refused(
 
 async def test_models_are_listed_with_their_readiness() -> None:
     context = make_context(generator())
-    context.not_ready = lambda: "no worker"
+    context.shortage = lambda _: "no worker"
     async with served(context) as channel:
         listed = await stub(channel).ListModels(inference_pb2.ListModelsRequest())
     (model,) = listed.models
@@ -361,6 +362,7 @@ async def test_reflection_lists_the_services() -> None:
         call.cancel()
     assert names == {
         "baton.v1.InferenceService",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
@@ -388,3 +390,84 @@ async def test_tokens_held_back_come_with_the_end() -> None:
         assert last.text == "hello world"
         assert last.finish_reason == common_pb2.FINISH_REASON_LENGTH
         assert (await call.read()).usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("in_message", "in_metadata", "given"),
+    [
+        ("mine", "", "mine"),
+        ("", "theirs", "theirs"),
+        ("mine", "theirs", "mine"),
+        ("", "not sane", None),
+        ("", "", None),
+    ],
+)
+async def test_request_ids_come_back_in_metadata_and_find_the_request(
+    in_message: str, in_metadata: str, given: str | None
+) -> None:
+    context = make_context(generator())
+    async with served(context) as channel:
+        request = inference_pb2.GenerateRequest(model="tiny", text="hi", request_id=in_message)
+        metadata = (("x-request-id", in_metadata),) if in_metadata else ()
+        call = stub(channel).Generate(request, metadata=metadata)
+        found = dict(await call.initial_metadata())["x-request-id"]
+        messages = [message async for message in call]
+    assert found == given if given else len(found) == 32
+    assert {message.request_id for message in messages} == {found}
+    record = context.records.find(found)
+    assert record is not None and record.api == "generate" and record.code == "ok"
+
+
+async def test_refused_calls_have_an_id_too() -> None:
+    async with served(make_context(generator())) as channel:
+        request = inference_pb2.GenerateRequest(model="other", text="hi", request_id="mine")
+        call = stub(channel).Generate(request)
+        assert dict(await call.initial_metadata())["x-request-id"] == "mine"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+
+
+async def test_class_session_and_text_options_reach_the_request() -> None:
+    fake = generator()
+    messages = await generate(
+        fake,
+        text="hello",
+        params=GenerateParams(max_tokens=100),
+        priority="high",
+        session_id="conversation",
+        stop=["race"],
+        include_stop_in_output=True,
+    )
+    (request,) = fake.requests
+    assert request.priority > 0 and request.affinity == "conversation"
+    assert text_of(messages) == "hello world, the race"
+    error, info = await refused(generator(), text="hello", priority="urgent")
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and info.metadata["param"] == "priority"
+
+
+async def test_a_message_to_continue() -> None:
+    fake = generator()
+    chat = [
+        inference_pb2.ChatMessage(role="user", content="hi"),
+        inference_pb2.ChatMessage(role="assistant", content="so"),
+    ]
+    await generate(fake, chat=inference_pb2.ChatPrompt(messages=chat, continue_final_message=True))
+    await generate(fake, chat=inference_pb2.ChatPrompt(messages=chat))
+    continued, begun = fake.requests
+    assert continued.prompt[-len(text_tokens("so")) :] == tuple(text_tokens("so"))
+    assert len(begun.prompt) > len(continued.prompt)
+
+
+async def test_tool_calls_reach_the_template() -> None:
+    call = inference_pb2.ToolCall(id="1", name="look", arguments='{"at": 3}')
+    chat = [
+        inference_pb2.ChatMessage(role="user", content="hi"),
+        inference_pb2.ChatMessage(role="assistant", tool_calls=[call]),
+        inference_pb2.ChatMessage(role="tool", content="seen", tool_call_id="1"),
+    ]
+    # That of the tests knows none, and leaves nothing out silently.
+    error, _ = await refused(generator(), chat=inference_pb2.ChatPrompt(messages=chat))
+    assert "knows no tool calls" in (error.details() or "")
+    chat[1].tool_calls[0].arguments = "[]"
+    error, _ = await refused(generator(), chat=inference_pb2.ChatPrompt(messages=chat))
+    assert "JSON object" in (error.details() or "")

@@ -10,19 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.core.errors import BatonError, InvalidRequestError, UnsupportedError
-from baton.gateway import parse
-from baton.gateway.schemas import ChatBody, CompletionBody
+from baton.gateway.api import parse
+from baton.gateway.api.bodies import ChatBody, CompletionBody
+from baton.gateway.api.chat_messages import template_messages
+from baton.gateway.api.openai import ChatCompletions, Completions
+from baton.gateway.context import Context
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "tiny", "prompt": "hi"}
 
 
+def no_context() -> Context:
+    raise AssertionError("checks need none")
+
+
 def chat(**fields: Any) -> ChatBody:
-    return parse.parse(ChatBody, json.dumps({**CHAT, **fields}).encode())
+    body = parse.read(ChatBody, json.dumps({**CHAT, **fields}).encode())
+    ChatCompletions(no_context).check(body)
+    return body
 
 
 def completion(**fields: Any) -> CompletionBody:
-    return parse.parse(CompletionBody, json.dumps({**COMPLETION, **fields}).encode())
+    body = parse.read(CompletionBody, json.dumps({**COMPLETION, **fields}).encode())
+    Completions(no_context).check(body)
+    return body
 
 
 def refused(call: Any, *args: Any, **fields: Any) -> BatonError:
@@ -36,18 +47,18 @@ def refused(call: Any, *args: Any, **fields: Any) -> BatonError:
     [b"", b"{", b"[1,", b'{"model": "\xff"}', b'{"model": "\\ud800"}', b"{'model': 1}"],
 )
 def test_malformed_json_is_said_to_be_so(body: bytes) -> None:
-    error = refused(parse.parse, ChatBody, body)
+    error = refused(parse.read, ChatBody, body)
     assert error.message.startswith("We could not parse the JSON body of your request")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"text"', b"3"])
 def test_body_must_be_an_object(body: bytes) -> None:
-    assert "must be a JSON object" in refused(parse.parse, ChatBody, body).message
+    assert "must be a JSON object" in refused(parse.read, ChatBody, body).message
 
 
 def test_deeply_nested_json_is_refused() -> None:
     body = b'{"metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-    assert "recursion limit" in refused(parse.parse, ChatBody, body).message
+    assert "recursion limit" in refused(parse.read, ChatBody, body).message
 
 
 @pytest.mark.parametrize(
@@ -91,8 +102,8 @@ def test_values_out_of_range_name_the_field(field: str, value: int) -> None:
 
 
 def test_missing_fields_are_named() -> None:
-    assert refused(parse.parse, ChatBody, b'{"model": "m"}').param == "messages"
-    assert refused(parse.parse, CompletionBody, b'{"prompt": "p"}').param == "model"
+    assert refused(parse.read, ChatBody, b'{"model": "m"}').param == "messages"
+    assert refused(parse.read, CompletionBody, b'{"prompt": "p"}').param == "model"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +281,7 @@ def test_parts_of_text_are_joined_and_developer_is_system() -> None:
             {"role": "assistant", "content": "x", "refusal": None, "annotations": []},
         ]
     )
-    assert parse.messages(body.messages) == [
+    assert template_messages(body.messages) == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "a\nb", "name": "ann"},
         {"role": "assistant", "content": "x"},
@@ -280,13 +291,15 @@ def test_parts_of_text_are_joined_and_developer_is_system() -> None:
 @pytest.mark.parametrize(
     ("message", "param", "unsupported"),
     [
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0].role", True),
-        ({"role": "function", "content": "x", "name": "f"}, "messages[0].role", True),
         (
-            {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]},
-            "messages[0].tool_calls",
-            True,
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "[1]"}}],
+            },
+            "messages[0].tool_calls[0].function.arguments",
+            False,
         ),
+        ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio", True),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]},
             "messages[0].content[0].type",
@@ -304,14 +317,14 @@ def test_parts_of_text_are_joined_and_developer_is_system() -> None:
     ],
 )
 def test_messages_that_are_refused(message: dict[str, Any], param: str, unsupported: bool) -> None:
-    error = refused(parse.messages, chat(messages=[message]).messages)
+    error = refused(template_messages, chat(messages=[message]).messages)
     assert error.param == param
     assert isinstance(error, UnsupportedError) == unsupported
 
 
 def test_unknown_role_and_no_messages_are_refused() -> None:
     assert refused(chat, messages=[{"role": "robot", "content": "x"}]).param == "messages[0].role"
-    assert refused(parse.messages, chat(messages=[]).messages).param == "messages"
+    assert refused(template_messages, chat(messages=[]).messages).param == "messages"
 
 
 @pytest.mark.parametrize("key", ["x", "-1", "1.5", "", "²", "9" * 11])
@@ -329,13 +342,13 @@ FIELDS = st.sampled_from([*ChatBody.model_fields, *CompletionBody.model_fields])
 
 @given(st.dictionaries(FIELDS, JSON, max_size=4))
 def test_any_json_is_parsed_or_refused(fields: dict[str, Any]) -> None:
-    for model, base in ((ChatBody, CHAT), (CompletionBody, COMPLETION)):
+    for read in (chat, completion):
         try:
-            body: Any = parse.parse(model, json.dumps({**base, **fields}).encode())
+            body: Any = read(**fields)
             parse.stops(body.stop)
             parse.logit_bias(body.logit_bias)
             if isinstance(body, ChatBody):
-                parse.messages(body.messages)
+                template_messages(body.messages)
             else:
                 parse.prompts(body.prompt)
         except InvalidRequestError as error:

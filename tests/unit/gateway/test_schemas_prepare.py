@@ -7,8 +7,14 @@ from typing import Any
 import pytest
 
 from baton.core.errors import ContextLengthError, InvalidRequestError
-from baton.gateway.prepare import ServedModel, Wanted, build_requests, check_prompt, sampling_params
-from baton.gateway.tokenizer import Tokenizer
+from baton.gateway.api.prepare import (
+    ServedModel,
+    Wanted,
+    build_requests,
+    check_prompt,
+    sampling_params,
+)
+from baton.gateway.text.tokenizer import Tokenizer
 from fakes.small_tokenizer import byte_level
 
 MODEL = ServedModel("tiny", Tokenizer(byte_level()), context_length=100, vocab_size=400, created=0)

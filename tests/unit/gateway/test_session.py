@@ -12,7 +12,7 @@ from baton.core.clock import monotonic
 from baton.core.errors import BatonError, HandoffError
 from baton.core.request import TokenLogprobs
 from baton.engine.outputs import TokenRow
-from baton.gateway.session import FORGET_BATCH, Loss, WorkerSession
+from baton.gateway.workers.session import FORGET_BATCH, Loss, WorkerSession
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import submit_from_request
 from fakes.token_plane import make_request
@@ -299,6 +299,17 @@ async def test_close_lets_cancels_leave(bench: Bench) -> None:
     await session.close()
     assert len(bench.worker.cancelled) == 1
     assert "gone" not in bench.owner.said
+
+
+async def test_what_is_made_of_a_report_costs_no_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await bench.up()
+    monkeypatch.setattr(bench.owner, "on_load", lambda *_: 1 / 0)
+    _, listener = bench.submit(session, max_tokens=3)
+    session.on_frame(session_pb2.Frame(load=session_pb2.Load(sequence_number=10**6)))
+    await until(lambda: len(listener.rows) == 3)
+    assert session.is_up and "gone" not in bench.owner.said
 
 
 async def test_malformed_frame_costs_that_worker_only(bench: Bench) -> None:

@@ -15,11 +15,11 @@ import pytest
 
 from baton.core.errors import UnavailableError
 from baton.core.request import FinishReason
-from baton.gateway import stream as stream_module
+from baton.gateway.answer import stream as stream_module
 from baton.gateway.app import create_app
 from baton.gateway.context import Context
-from baton.gateway.http_server import HttpServer, bind, new_event_loop
-from baton.gateway.tokenizer import Tokenizer
+from baton.gateway.http.server import HttpServer, bind, new_event_loop
+from baton.gateway.text.tokenizer import Tokenizer
 from fakes.gateway import events, http_server, make_context, text_tokens
 from fakes.generator import FakeGenerator
 from fakes.small_tokenizer import byte_level

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.core.request import FinishReason
-from baton.gateway.output import ChoiceOutput
-from baton.gateway.stop import StopMatcher
-from baton.gateway.tokenizer import Tokenizer
+from baton.gateway.answer.output import ChoiceOutput, TextParams
+from baton.gateway.answer.stop import StopMatcher
+from baton.gateway.text.tokenizer import Tokenizer
 from fakes.gateway import text_tokens
 from fakes.small_tokenizer import byte_level
 
@@ -26,9 +26,11 @@ def first_stop(text: str, stops: list[str]) -> int | None:
     return None
 
 
-@given(st.lists(FEW, max_size=12), STOPS)
-def test_shown_text_does_not_depend_on_the_cut(pieces: list[str], stops: list[str]) -> None:
-    matcher = StopMatcher(stops)
+@given(st.lists(FEW, max_size=12), STOPS, st.booleans())
+def test_shown_text_does_not_depend_on_the_cut(
+    pieces: list[str], stops: list[str], include: bool
+) -> None:
+    matcher = StopMatcher(stops, include)
     shown = ""
     for piece in pieces:
         shown += matcher.push(piece)
@@ -38,8 +40,10 @@ def test_shown_text_does_not_depend_on_the_cut(pieces: list[str], stops: list[st
         shown += matcher.flush()
     text = "".join(pieces)
     end = first_stop(text, stops)
-    assert matcher.matched == (end is not None)
-    assert shown == text[:end]
+    assert (matcher.matched is not None) == (end is not None)
+    stop = (matcher.matched or "") if include else ""
+    assert shown == text[:end] + stop
+    assert text.startswith(shown)
 
 
 @given(st.lists(FEW, max_size=12), STOPS)
@@ -64,7 +68,9 @@ def test_the_shorter_of_two_nested_stops_wins_when_it_ends_first() -> None:
 
 
 def output(stops: list[str], min_tokens: int = 0) -> ChoiceOutput:
-    return ChoiceOutput(0, Tokenizer(byte_level()).detokenizer(), stops, min_tokens)
+    return ChoiceOutput(
+        0, Tokenizer(byte_level()).detokenizer(), TextParams(tuple(stops)), min_tokens
+    )
 
 
 def test_stop_string_across_tokens_ends_the_choice() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from baton.core.errors import InvalidRequestError, ModelLoadError
-from baton.gateway import chat_template
-from baton.gateway.chat_template import ChatTemplate
-from baton.gateway.tokenizer import Tokenizer
+from baton.gateway.text import chat_template
+from baton.gateway.text.chat_template import ChatTemplate
+from baton.gateway.text.tokenizer import Tokenizer
 from fakes.small_tokenizer import CHAT_TEMPLATE, byte_level, write_folder
 
 RAW = byte_level()

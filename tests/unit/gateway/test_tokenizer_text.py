@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.core.errors import ContextLengthError, InvalidRequestError, ModelLoadError
-from baton.gateway.tokenizer import INLINE_CHARS, Detokenizer, Tokenizer
+from baton.gateway.text.tokenizer import INLINE_CHARS, Detokenizer, Tokenizer
 from fakes.gateway import text_tokens
 from fakes.small_tokenizer import byte_level, sentence_piece, write_folder
 
@@ -134,10 +134,11 @@ def test_missing_tokenizer_file_is_named(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
-def test_truncation_settings_of_the_file_are_ignored(tmp_path: Path) -> None:
+async def test_truncation_settings_of_the_file_are_ignored(tmp_path: Path) -> None:
     raw = byte_level()
     raw.enable_truncation(2)
     raw.enable_padding(length=50)
     write_folder(tmp_path, raw)
     tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer._encode(["hello world"], False) == [text_tokens("hello world")]
+    (ids,) = await tokenizer.encode_texts(["hello world"], 512, special=False)
+    assert ids == text_tokens("hello world")

@@ -61,6 +61,44 @@ def test_report_takes_over_what_was_placed_before_it() -> None:
     assert (columns.unreported[row], columns.unreported_tokens[row]) == (0, 0)
 
 
+def test_report_knows_only_of_submissions_that_had_arrived() -> None:
+    pool = Pool()
+    row = pool.add(lease("a"))
+    columns = pool.columns
+    pool.report(row, session_pb2.Load(queue_room=2))
+    first = pool.book(row, sequences=1, tokens=90, blocks=3)
+    second = pool.book(row, sequences=1, tokens=50, blocks=1, cached_tokens=16)
+    first.slot, second.slot = 7, 8
+    # Sent before the second one came.
+    load = session_pb2.Load(queue_room=1, num_waiting=1, queued_prefill_tokens=90, newest_slot=7)
+    pool.report(row, load)
+    assert (columns.unreported[row], columns.unreported_tokens[row]) == (1, 50)
+    assert not columns.has_room[row]
+    assert columns.sequences[row] == 2
+    assert columns.credited_tokens[row] == 0
+    pool.report(row, session_pb2.Load(queue_room=1, num_waiting=2, newest_slot=8))
+    assert columns.unreported[row] == columns.unreported_tokens[row] == 0
+    assert columns.has_room[row]
+    assert columns.credited_tokens[row] == 16
+    pool.end(second)
+    assert columns.credited_tokens[row] == columns.unreported[row] == 0
+
+
+def test_short_prompts_fill_a_queue_by_their_tokens() -> None:
+    """A worker says how many prompts of mean length it takes."""
+    pool = Pool()
+    row = pool.add(lease("a"))
+    pool.report(row, session_pb2.Load(queue_room=1))
+    rooms = []
+    for _ in range(5):
+        rooms.append(bool(pool.columns.has_room[row]))
+        pool.book(row, sequences=1, tokens=32, blocks=2)
+    # Two steps of 64 tokens.
+    assert rooms == [True] * 4 + [False]
+    pool.report(row, session_pb2.Load(queue_room=0, newest_slot=1))
+    assert not pool.columns.has_room[row]
+
+
 def test_booking_of_a_lost_worker_does_not_touch_its_successor() -> None:
     pool = Pool()
     row = pool.add(lease("old"))
@@ -91,6 +129,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.open: list[tuple[str, Booking]] = []
         self.stale: list[Booking] = []
         self.count = 0
+        self.next_slot = 1
+        # By worker, the newest slot that its reports know of.
+        self.known: dict[str, int] = {}
 
     @rule()
     def add(self) -> None:
@@ -110,7 +151,11 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data(), tokens=st.integers(0, 9))
     def book(self, data: st.DataObject, tokens: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.rows)))
-        booking = self.pool.book(self.rows[name], sequences=2, tokens=tokens, blocks=3)
+        booking = self.pool.book(
+            self.rows[name], sequences=2, tokens=tokens, blocks=3, cached_tokens=2
+        )
+        booking.slot = self.next_slot
+        self.next_slot += 1
         self.open.append((name, booking))
 
     @precondition(lambda self: self.open)
@@ -135,7 +180,9 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def report(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.rows)))
-        self.pool.report(self.rows[name], session_pb2.Load(queue_room=1))
+        newest = data.draw(st.integers(self.known.get(name, 0), self.next_slot - 1))
+        self.known[name] = newest
+        self.pool.report(self.rows[name], session_pb2.Load(queue_room=1, newest_slot=newest))
 
     @invariant()
     def rows_are_stable_and_distinct(self) -> None:
@@ -150,7 +197,11 @@ class PoolMachine(RuleBasedStateMachine):
             mine = [booking for owner, booking in self.open if owner == name]
             assert columns.inflight[row] == sum(b.sequences for b in mine)
             assert columns.booked_blocks[row] == sum(b.blocks for b in mine if not b.begun)
-            fresh = [b for b in mine if b.tokens and b.report == columns.reports[row]]
+            computing = [b for b in mine if b.tokens]
+            fresh = [b for b in computing if b.slot > self.known.get(name, 0)]
+            credited = [b for b in computing if b not in fresh and not b.begun]
+            assert columns.credited_tokens[row] == sum(b.cached_tokens for b in credited)
+            assert columns.unreported_sequences[row] == sum(b.sequences for b in fresh)
             assert columns.unreported[row] == len(fresh)
             assert columns.unreported_tokens[row] == sum(b.tokens for b in fresh)
 

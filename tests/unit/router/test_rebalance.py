@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baton.router.pool import Columns, Role
+from baton.router.columns import Columns, Role
 from baton.router.rebalance import (
     HURRY_S,
     MIN_REMAINING,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
 
-from baton.core.errors import UnauthenticatedError
-from baton.store.base import WatchEvent
+from baton.core.errors import ConfigError, UnauthenticatedError
+from baton.store.base import StoreUnavailableError, WatchEvent
+from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 from baton.v1 import store_pb2, store_pb2_grpc
 from fakes.clock import ManualClock
 from suites.embedded_backend import TOKEN, EmbeddedBackend
+from suites.limits import LimitSuite
 from suites.store import StoreSuite
-from suites.store_tools import PATIENCE_S, logged, watching
+from suites.store_tools import PATIENCE_S, logged, watching, when_up
 
 
 @pytest.fixture
@@ -28,6 +31,10 @@ async def backend() -> AsyncIterator[EmbeddedBackend]:
 
 
 class TestEmbeddedStore(StoreSuite):
+    pass
+
+
+class TestEmbeddedLimits(LimitSuite):
     pass
 
 
@@ -112,4 +119,49 @@ async def test_expiry_follows_the_servers_clock() -> None:
     assert await store.get("lease") == b"x"
     clock.advance(0.2)
     assert await store.get("lease") is None
+    await backend.close()
+
+
+async def test_lasting_entries_outlive_the_process_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "store.json"
+    backend = EmbeddedBackend(file=file)
+    await backend.start()
+    store = backend.open()
+    await store.put("auth/keys/a", b"\0\xff")
+    await store.put("gone", b"1")
+    await store.put("lease", b"2", ttl_s=600)
+    assert await store.claim("claimed", b"3", None) is None
+    await store.delete("gone")
+    assert file.stat().st_mode & 0o777 == 0o600
+    await backend.stop()
+    await backend.start()
+    await when_up(store)
+    assert await store.list("") == {"auth/keys/a": b"\0\xff", "claimed": b"3"}
+    await backend.close()
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"version": 2, "entries": {}}', "[1]"])
+def test_a_file_of_something_else_is_a_clear_error(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "store.json"
+    file.write_text(content)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match=str(file)):
+        EmbeddedStoreServer(file=file)
+
+
+def test_a_file_that_everybody_may_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "store.json"
+    file.write_text('{"version": 1, "entries": {}}')
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        EmbeddedStoreServer(file=file)
+
+
+async def test_a_file_that_cannot_be_written_fails_the_write(tmp_path: Path) -> None:
+    backend = EmbeddedBackend(file=tmp_path / "none" / "store.json")
+    await backend.start()
+    store = backend.open()
+    with pytest.raises(StoreUnavailableError, match=r"store\.file cannot be written"):
+        await store.put("k", b"")
+    await store.put("lease", b"", ttl_s=5)
     await backend.close()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
-import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from baton.core.errors import InvalidRequestError
 from baton.store.base import WatchEvent
 from baton.store.state import StoreState, Watcher
 
@@ -78,19 +76,6 @@ class StoreMachine(RuleBasedStateMachine):
     def delete(self, key: str) -> None:
         assert self.state.delete(self.now, key) == (key in self.live())
         self.model.pop(key, None)
-
-    @rule(key=KEYS, by=st.integers(-2, 2), ttl_s=TTLS)
-    def increment(self, key: str, by: int, ttl_s: float | None) -> None:
-        live = self.live()
-        try:
-            number = int(live.get(key, b"0"))
-        except ValueError:
-            with pytest.raises(InvalidRequestError, match="does not hold a counter"):
-                self.state.increment(self.now, key, by, ttl_s)
-            return
-        due = self.model[key][1] if key in live else self.due(ttl_s)
-        assert self.state.increment(self.now, key, by, ttl_s) == number + by
-        self.model[key] = (b"%d" % (number + by), due)
 
     @rule(quarters=st.integers(1, 6))
     def pass_time(self, quarters: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from baton.core.api_key import draw_key
 from baton.telemetry.logging import event, setup
 
 log = logging.getLogger("baton.test")
@@ -17,10 +18,12 @@ log = logging.getLogger("baton.test")
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    root, baton = logging.getLogger(), logging.getLogger("baton")
+    root, baton, audit = (logging.getLogger(name) for name in (None, "baton", "baton.audit"))
     before = (root.handlers[:], root.level, baton.level)
     yield io.StringIO()
     root.handlers[:], root.level, baton.level = before
+    audit.handlers.clear()
+    audit.propagate = True
     root.setLevel(before[1])
     baton.setLevel(before[2])
     logging.captureWarnings(False)
@@ -70,6 +73,23 @@ def test_prompts_and_secrets_are_withheld(stream: io.StringIO, format_: str) -> 
     assert stream.getvalue().count("[withheld]") == 14
 
 
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_secrets_of_api_keys_are_cut_out_of_any_text(stream: io.StringIO, format_: str) -> None:
+    setup("info", format_, stream)
+    new = draw_key()
+    secret = new.key.removeprefix(f"sk-baton-{new.id}-")
+    log.warning(*event("refused", reason=f"{new.key}: no such model", **{new.key: 1}))
+    log.warning("plain %s", new.key, extra={"header": [("x-api-key", new.key)]})
+    try:
+        raise ValueError(f"Bearer {new.key}")
+    except ValueError:
+        log.exception(*event("step_failed"))
+    logging.getLogger("baton.audit").info(*event("admin_call", path=f"/{new.key}"))
+    text = stream.getvalue()
+    assert secret not in text
+    assert text.count(f"sk-baton-{new.id}-***") >= 6
+
+
 def test_fields_cannot_replace_the_lines_own(stream: io.StringIO) -> None:
     setup("info", "json", stream)
     log.info(*event("real", event="forged", level="forged", name="kept"))
@@ -109,6 +129,14 @@ def test_levels_are_batons_libraries_speak_from_warning_on(stream: io.StringIO) 
     log.warning("quiet")
     logging.getLogger("grpc").warning("quiet")
     assert "quiet" not in stream.getvalue()
+
+
+def test_the_audit_log_is_complete_and_json_whatever_the_rest_is(stream: io.StringIO) -> None:
+    setup("error", "text", stream)
+    setup("error", "text", stream)
+    logging.getLogger("baton.audit").info(*event("admin_call", key_id="k", action="POST"))
+    (line,) = _lines(stream)
+    assert (line["event"], line["key_id"], line["logger"]) == ("admin_call", "k", "baton.audit")
 
 
 def test_a_second_setup_replaces_the_first(stream: io.StringIO) -> None:

@@ -53,7 +53,7 @@ def test_every_metric_is_in_the_registry_it_was_given() -> None:
 def test_the_output_is_prometheus_text() -> None:
     metrics = Metrics()
     metrics.time_to_first_token.labels("m").observe(0.2)
-    metrics.queue_length.set(3)
+    metrics.queue_length.labels("normal", "other").set(3)
     families = {f.name: f for f in text_string_to_metric_families(metrics.render().decode())}
     assert families["baton_queue_length"].samples[0].value == 3
     ttft = families["baton_time_to_first_token_seconds"]

@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 
 from baton.core.errors import HandoffError
+from baton.core.handoff import ReservedGroup
+from baton.core.kv import whole_slice
 from baton.core.settings import TransferSettings
-from baton.transfer import dist_receiver, dist_sender
-from baton.transfer.base import BlockWrite, LinkInfo, PeerShard, ReservedGroup, WriteResult
+from baton.transfer import dist_receiver, dist_sender, sender
+from baton.transfer.base import (
+    BlockWrite,
+    LinkInfo,
+    PeerShard,
+    WriteResult,
+)
 from baton.transfer.checksum import block_checksums
 from baton.transfer.dist import DistTransport
 from baton.transfer.dist_channel import Channel, announce, connect_store, unpack
 from baton.transfer.dist_receiver import Landing
 from baton.transfer.inproc import InprocTransport
-from baton.transfer.layout import whole_slice
 from baton.transfer.relayout import checksum_runs
 from fakes.ranks import SPEC, divided, rank_arena, whole_blocks
 from fakes.transfer import fill, make_arena
@@ -255,7 +261,7 @@ def test_measurement_that_fails_in_an_unforeseen_way_harms_no_write(
         tried.append(1)
         raise ZeroDivisionError("this is a bug")
 
-    monkeypatch.setattr(dist_sender, "measure", fail)
+    monkeypatch.setattr(sender, "measure", fail)
     pair = Pair()
     wait_for(lambda: tried)
     pair.target.expect(KEY, reserved([0]))
@@ -264,11 +270,12 @@ def test_measurement_that_fails_in_an_unforeseen_way_harms_no_write(
 
 
 def test_nothing_is_queued_for_a_sender_that_has_ended(pair: Pair) -> None:
-    sender = pair.source._senders["t"]
+    [ended] = [t for t in threading.enumerate() if t.name == "dist-to-t"]
+    assert isinstance(ended, sender.Sender)
     pair.source.disconnect("t")
-    sender.join(60)
+    ended.join(60)
     with pytest.raises(HandoffError):
-        sender.put([BlockWrite(0, (0,), (0,))], pair.results.put, 20)
+        ended.put([BlockWrite(0, (0,), (0,))], pair.results.put, 20)
 
 
 def test_receiver_waits_on_when_a_wait_has_timed_out_and_keeps_no_dead_channels(

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from baton.core.errors import HandoffError
+from baton.core.handoff import MoveStopped, SourceOutput
 from baton.core.request import FinishReason
 from baton.transfer import state
-from baton.transfer.base import MoveStop, SourceOutput, WriteResult
+from baton.transfer.base import WriteResult
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff
 from fakes.handoff_world import (
@@ -135,7 +136,8 @@ class Pair(World):
         self.progress[handoff_id] = BLOCKS
         hashes = tuple(bytes([i]) * 16 for i in range(2, num_tokens // 4))
         output = SourceOutput(tuple(range(num_new)), FinishReason.STOP if ended else None)
-        stop = MoveStop((done,), (self.ids(handoff_id, done, end),), (hashes,), {0: output})
+        ids = self.ids(handoff_id, done, end)
+        stop = MoveStopped(("s", 0), (done,), (ids,), (hashes,), {0: output})
         self.feed("source", handoff_id, state.Stopped(stop))
 
     # --- writes ---

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from baton.core.errors import HandoffError, InvalidRequestError
+from baton.core.handoff import SourceOutput
 from baton.transfer import messages, state
-from baton.transfer.base import SourceOutput
 from baton.transfer.source_state import SourceState
 from baton.transfer.target_state import TargetHandoff, TargetState
 from baton.v1 import transfer_pb2 as pb

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, BlockWrite, PeerShard, ShardSlice, WriteResult
+from baton.core.kv import Arena, ShardSlice, whole_slice
+from baton.transfer.base import BlockWrite, PeerShard, WriteResult
 from baton.transfer.checksum import block_checksums, written_checksums
 from baton.transfer.inproc import InprocTransport
-from baton.transfer.layout import group_to_proto, peer_shard, whole_slice
+from baton.transfer.layout import group_to_proto, peer_shard
 from baton.transfer.relayout import check_shards, checksum_runs, group_plan, shared_ranges
 from baton.transfer.writes import WriteChecker, elements
 from baton.v1 import common_pb2, transfer_pb2

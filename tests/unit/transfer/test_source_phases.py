@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from baton.core.errors import DeadlineExceededError, HandoffError, InvalidRequestError
+from baton.core.handoff import ReservedGroup
 from baton.transfer import state
-from baton.transfer.base import ReservedGroup
 from baton.transfer.messages import grant_body
 from baton.transfer.source_state import SourceHandoff, SourceState
 from baton.v1 import transfer_pb2 as pb

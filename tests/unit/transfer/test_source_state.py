@@ -82,6 +82,7 @@ EXPECTED: dict[str, dict[str, tuple[SourceState, list[str]]]] = {
         "grant": (S.DONE, ["fail"]),
         "peer_up": (S.DONE, ["fail"]),
         "peer_dead": (S.DONE, []),
+        "fenced": (S.DONE, ["quiesced"]),
     },
     "failed": {
         "cancel": (S.DONE, ["quiesced"]),

@@ -10,8 +10,8 @@ from baton.core.errors import (
     InvalidRequestError,
     OverloadedError,
 )
+from baton.core.handoff import ReservedGroup
 from baton.transfer import state
-from baton.transfer.base import ReservedGroup
 from baton.transfer.messages import offer_body
 from baton.transfer.target_state import TargetState
 from baton.v1 import transfer_pb2 as pb

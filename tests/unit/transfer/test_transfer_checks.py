@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.core.errors import HandoffError
-from baton.transfer.base import Arena, BlockWrite, PeerShard, WriteResult
+from baton.core.kv import Arena
+from baton.transfer.base import BlockWrite, PeerShard, WriteResult
 from baton.transfer.checksum import (
     block_checksums,
     common_algorithm,

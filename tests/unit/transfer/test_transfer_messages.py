@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.core.errors import BatonError, HandoffError
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.transfer import messages
-from baton.transfer.base import Arena, BlockWrite, WriteResult
+from baton.transfer.base import BlockWrite, WriteResult
 from baton.transfer.hello import Greeter
 from baton.transfer.inproc import InprocTransport
 from baton.transfer.layout import (
@@ -21,7 +21,6 @@ from baton.transfer.layout import (
     group_from_proto,
     group_to_proto,
     run_descriptors,
-    whole_slice,
 )
 from baton.transfer.messages import GroupGrant
 from baton.transfer.process import this_process
@@ -151,6 +150,9 @@ def test_grant_of_what_was_not_offered_is_refused(group: pb.GrantedGroup) -> Non
         messages.read_grant(pb.Grant(groups=[group]), [GroupGrant()], DUE)
 
 
+GRANTED = pb.GrantedGroup(index=[0], block_id=[1], generation=[1])
+
+
 @settings(max_examples=200)
 @given(data=st.binary(max_size=120))
 def test_no_bytes_make_reading_fail_otherwise_than_with_an_error_of_ours(data: bytes) -> None:
@@ -159,7 +161,7 @@ def test_no_bytes_make_reading_fail_otherwise_than_with_an_error_of_ours(data: b
         (pb.Grant, lambda m: messages.read_grant(m, [GroupGrant()], DUE)),
         (
             pb.Commit,
-            lambda m: messages.read_commit(m, {0}, [{0: (1, 1)}], [HASHES], checksums=True),
+            lambda m: messages.read_commit(m, {0}, [GRANTED], [HASHES], checksums=True),
         ),
     ):
         try:
@@ -175,8 +177,8 @@ def test_no_bytes_make_reading_fail_otherwise_than_with_an_error_of_ours(data: b
 def test_finish_reasons_of_newer_peers_end_a_choice() -> None:
     message = commit(outputs=LIVE)
     message.sequences[0].finish_reason = 99
-    granted = [{0: (20, 5), 1: (21, 6), 2: (22, 7)}]
-    read = messages.read_commit(message, {0}, granted, [HASHES], checksums=True)
+    granted = pb.GrantedGroup(index=[0, 1, 2], block_id=[20, 21, 22], generation=[5, 6, 7])
+    read = messages.read_commit(message, {0}, [granted], [HASHES], checksums=True)
     assert read.outputs[0].finish is not None
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from baton.core.errors import HandoffError
-from baton.core.kv import GroupSpec
+from baton.core.kv import Arena, GroupSpec, ShardSlice, whole_slice
 from baton.core.settings import TransferSettings
 from baton.transfer import messages
-from baton.transfer.base import Arena, BlockWrite, PeerShard, ShardSlice, WriteResult
+from baton.transfer.base import BlockWrite, PeerShard, WriteResult
 from baton.transfer.inproc import InprocTransport
-from baton.transfer.layout import whole_slice
 from baton.transfer.state import BlockCheck
 from baton.transfer.verifier import Check, Verifier
 from baton.transfer.wire_codec import choose, decode_in_place, encode_block, is_record, wire_codecs

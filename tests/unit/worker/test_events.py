@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,35 @@ async def test_waiting_watcher_wakes_for_each_event() -> None:
             log.append([CacheDelta(0, stored=(h(number),))])
             await following
     assert watcher.known() == {(0, DEVICE): {h(i) for i in range(1, 5)}}
+
+
+async def test_steps_in_quick_succession_become_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(EPOCH, min_gap_s=60)
+    timers: list[Any] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay_s, call: timers.append(call) or call)
+    watcher = Watcher(log)
+    async with aclosing(cast(Any, watcher.stream)):
+        # The first one comes at once.
+        log.append([CacheDelta(0, stored=(h(1), h(2)))])
+        await watcher.follow(1)
+        first = {(0, DEVICE): {h(1), h(2)}}
+        assert watcher.known() == first
+        log.append([CacheDelta(0, stored=(h(3), h(4)), removed=(h(1),))])
+        log.append([CacheDelta(0, stored=(h(1),), removed=(h(3),))])
+        log.append([CacheDelta(0, removed=(h(2),))])
+        log.append([CacheDelta(1, stored=(h(9),), tier=Tier.HOST)])
+        # A snapshot is the state after the newest event, whatever waits to be told.
+        newcomer = Watcher(log)
+        async with aclosing(cast(Any, newcomer.stream)):
+            await newcomer.follow(1)
+            assert newcomer.known() == first
+            (tell,) = timers
+            tell()
+            for one in (watcher, newcomer):
+                await one.follow(2)
+                assert one.num_snapshots == 1
+                assert one.known() == {(0, DEVICE): {h(1), h(4)}, (1, HOST): {h(9)}}
 
 
 deltas = st.lists(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from baton.core.errors import HandoffError
+from baton.core.handoff import SourceOutput
 from baton.core.request import FinishReason
-from baton.transfer.base import HandoffTiming, SourceOutput
+from baton.transfer.base import HandoffTiming
 from baton.v1 import session_pb2
 from baton.worker.handoff_host import EngineHost
 from fakes.engines import Driver, prompt, request

@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 import pytest
 
+from baton.core.handoff import Key
 from baton.core.request import FinishReason, TokenLogprobs
 from baton.core.settings import WorkerSettings
-from baton.engine.outputs import Key, TokenRow
+from baton.engine.outputs import TokenRow
 from baton.v1 import common_pb2, session_pb2
 from baton.worker import sessions as worker_sessions
 from baton.worker.sessions import Sessions
@@ -77,6 +78,12 @@ class FakeStream:
     @property
     def frames(self) -> list[session_pb2.Frame]:
         return [response.frame for response in self.responses[1:]]
+
+    @property
+    def newest_slot(self) -> int | None:
+        """As the newest load has it."""
+        loads = [frame.load for frame in self.frames if frame.HasField("load")]
+        return loads[-1].newest_slot if loads else None
 
     @property
     def rows(self) -> list[Row]:
@@ -430,3 +437,22 @@ async def test_a_stream_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPat
     stream.inbox.get_nowait()
     await stream.until(lambda: stream.aborted)
     assert stream.aborted == (grpc.StatusCode.DEADLINE_EXCEEDED, "no `open` came")
+
+
+async def test_load_names_the_newest_submission_that_it_counts() -> None:
+    """Each session's own, even if nothing else about the load is new."""
+    bench = Bench()
+    one, other = await bench.open(4, 5), await bench.open(9, session_id="other")
+    bench.sessions.publish([], [], session_pb2.Load(num_waiting=2), 2)
+    await one.until(lambda: one.newest_slot == 5)
+    bench.sessions.publish([], [], session_pb2.Load(num_waiting=2), 3)
+    await other.until(lambda: other.newest_slot == 9)
+    one.submit(6)
+    await bench.until(lambda: ("s", 6) in bench.submitted)
+    bench.sessions.publish([], [], session_pb2.Load(num_waiting=1), 3)
+    await one.until(lambda: one.frames[-1].load.num_waiting == 1)
+    assert one.newest_slot == 5
+    bench.sessions.publish([], [], session_pb2.Load(num_waiting=1), 4)
+    await one.until(lambda: one.newest_slot == 6)
+    assert other.newest_slot == 9
+    bench.sessions.close()

@@ -14,12 +14,11 @@ from baton.core.settings import EngineSettings, TierSettings
 from baton.engine.engine import Engine
 from baton.engine.mock import MockRunner
 from baton.engine.outputs import EngineLoad, Tier, TierLoad
-from baton.gateway.worker_totals import WorkerTotals
-from baton.gateway.worker_view import WorkerView, export_gauges
+from baton.gateway.workers.worker_totals import WorkerTotals
+from baton.gateway.workers.worker_view import WorkerView, export_gauges
 from baton.telemetry.metrics import Metrics
 from baton.transfer.tiers.mover import Mover
 from baton.v1 import common_pb2, session_pb2
-from baton.worker.build import arenas_of
 from baton.worker.load import LoadMeter
 from baton.worker.tiers import build_tiers
 
@@ -32,7 +31,7 @@ def build(**settings: Any) -> tuple[Engine, Mover | None]:
     engine = Engine(engine_settings, runner, DIGEST)
     inbox: queue.Queue[Callable[[], None]] = queue.Queue()
     mover = build_tiers(
-        TierSettings(**settings), engine, runner.groups, DIGEST, arenas_of(runner), inbox.put
+        TierSettings(**settings), engine, runner.groups, DIGEST, runner.arenas(), inbox.put
     )
     if mover is not None:
         mover.close()

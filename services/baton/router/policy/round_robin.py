@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from baton.router.policy.base import RequestView, Scores
-from baton.router.pool import Columns, Rows
+from baton.router.columns import Columns, Rows
+from baton.router.policy.base import Policy, RequestView, Scores
 
 
-class RoundRobin:
+class RoundRobin(Policy):
     """The worker whose last placement is longest ago is next, so changes of the pool need no care.
 
     Blind to load, apart from workers that take nothing now.

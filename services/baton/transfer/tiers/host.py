@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from baton.transfer.base import Arena
+from baton.core.kv import Arena
 from baton.transfer.checksum import device_blocks
 from baton.transfer.codec import Bytes, Codec
 

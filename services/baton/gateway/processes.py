@@ -1,0 +1,181 @@
+"""A gateway of one or more processes on the same ports (`gateway.processes`).
+
+The first is this one; it holds the embedded store. The others are started from it, share its
+listening socket, so that whoever is free accepts a connection, and are replaced when they die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+
+from baton.core.errors import UnavailableError, from_code
+from baton.core.settings import LogSettings
+from baton.gateway.context import Context
+from baton.gateway.process import ProcessConfig
+from baton.gateway.server import Addresses, GatewayConfig, GatewayServer, ProcessSlot
+from baton.telemetry.logging import event
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+# Pause before a process that died is replaced.
+RESTART_S = 1.0
+# For what a process does beyond the time that its streams get.
+STOP_MARGIN_S = 5.0
+
+
+class _Sibling:
+    """One further process."""
+
+    def __init__(self, config: ProcessConfig) -> None:
+        self._config = config
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Return when it serves. Raises the error of what could not be had."""
+        process = self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            # Not the folder that the user happens to be in.
+            "-P",
+            "-m",
+            "baton.gateway.process",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=[self._config.http_fd],
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(self._config.to_json() + b"\n")
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            process.kill()
+            line = b""
+        said = json.loads(line) if line else {}
+        if "code" in said:
+            raise from_code(said["code"], said["message"])
+        if "ready" not in said:
+            raise UnavailableError("a gateway process did not start; see its messages above")
+
+    async def died(self) -> int:
+        """Wait for its end; the exit status."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def stop(self, command: dict[str, object], timeout_s: float) -> None:
+        """Tell it how to end, and kill it when it takes too long."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(OSError, RuntimeError):
+            process.stdin.write(json.dumps(command).encode() + b"\n")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+class GatewayProcesses:
+    """What `baton serve` and `baton gateway` run. `http_socket` is bound already."""
+
+    def __init__(
+        self, config: GatewayConfig, http_socket: socket.socket, log_settings: LogSettings
+    ) -> None:
+        self._config = config
+        self._socket = http_socket
+        self._log_settings = log_settings
+        self._folder: Path | None = None
+        self._siblings: list[_Sibling] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        if config.gateway.processes > 1:
+            self._folder = Path(tempfile.mkdtemp(prefix="baton-gateway-"))
+            self._server = GatewayServer(config, http_socket, ProcessSlot(0, self._folder))
+        else:
+            self._server = GatewayServer(config, http_socket)
+
+    @property
+    def context(self) -> Context:
+        """Of the process that this is."""
+        return self._server.context
+
+    async def start(self) -> Addresses:
+        """Serve; raises ConfigError when something cannot be had."""
+        try:
+            addresses = await self._server.start()
+            if self._folder is not None:
+                await self._start_siblings(addresses, self._folder)
+        except BaseException:
+            self._remove_folder()
+            raise
+        return addresses
+
+    async def _start_siblings(self, addresses: Addresses, folder: Path) -> None:
+        config = self._config
+        ports = {"grpc_port": int(addresses.grpc.rpartition(":")[2])}
+        shared = replace(
+            config,
+            gateway=config.gateway.model_copy(update=ports),
+            store=config.store.model_copy(update={"url": addresses.store}),
+        )
+        fd = self._socket.fileno()
+        self._siblings = [
+            _Sibling(ProcessConfig(shared, self._log_settings, fd, index, folder))
+            for index in range(1, config.gateway.processes)
+        ]
+        try:
+            await asyncio.gather(*(sibling.start() for sibling in self._siblings))
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        self._keepers = [asyncio.create_task(_keep(sibling)) for sibling in self._siblings]
+
+    async def leave(self) -> None:
+        """As GatewayServer's, in all processes at once."""
+        settings = self._config.gateway
+        timeout_s = settings.unready_wait_s + settings.drain_timeout_s + STOP_MARGIN_S
+        await self._end({"leave": True}, timeout_s, self._server.leave())
+
+    async def stop(self, grace_s: float) -> None:
+        """As GatewayServer's, in all processes at once."""
+        await self._end({"stop": grace_s}, grace_s + STOP_MARGIN_S, self._server.stop(grace_s))
+
+    async def _end(
+        self, command: dict[str, object], timeout_s: float, own: Coroutine[None, None, None]
+    ) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        others = [sibling.stop(command, timeout_s) for sibling in self._siblings]
+        try:
+            await asyncio.gather(own, *others)
+        finally:
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _keep(sibling: _Sibling) -> None:
+    """Start it again whenever it dies. Its clients have lost their connections."""
+    while True:
+        status = await sibling.died()
+        log.error(*event("gateway_process_died", status=status))
+        await asyncio.sleep(RESTART_S)
+        try:
+            await sibling.start()
+        except Exception as error:
+            log.exception(*event("gateway_process_not_started", error=str(error)))

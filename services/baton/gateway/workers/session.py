@@ -1,0 +1,393 @@
+"""The gateway's end of the token plane: the stream that it holds with one worker.
+
+The stream is what tells whether the worker lives. When it breaks, nothing more is placed there and
+the session is resumed within a window; it is given up when that fails, and at once when the worker
+refuses the connection or turns out to be another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import grpc
+
+from baton.core.clock import Clock
+from baton.core.errors import BatonError, WorkerLostError
+from baton.core.request import TokenLogprobs
+from baton.telemetry import rpc
+from baton.telemetry.logging import event
+from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
+from baton.wire.frames import frame_logprobs
+from baton.wire.version import PROTOCOL_MAX
+
+log = logging.getLogger(__name__)
+
+_EOF: Any = cast(Any, grpc.aio).EOF
+# Ended slots are reported together: so many at once, or after so long.
+FORGET_BATCH = 64
+FORGET_DELAY_S = 0.25
+# Pause between two tries to open a stream.
+RETRY_S = 0.1
+# Workers send a frame every second at least. One that has not for this long is frozen or cut off,
+# whatever its connection says: a stopped process keeps its sockets.
+SILENCE_S = 5.0
+# By so much it may be taken for shorter, since moving a timer for every frame is not free.
+SILENCE_STEP_S = 0.5
+# Time for the last cancels to leave when the gateway stops.
+CLOSE_S = 0.5
+
+# A worker that answers so will not answer otherwise next time.
+_FINAL = frozenset(
+    {
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a worker was given up: one of a few causes (for metrics), and a text for people."""
+
+    cause: Literal["refused", "rejected", "silent", "restarted", "left", "error"]
+    reason: str
+
+
+class SlotListener(Protocol):
+    """Hears what a worker says about one submission. Synchronous; must not raise."""
+
+    # Choice to the position after the last row seen.
+    received: dict[int, int]
+
+    def on_row(
+        self, choice: int, position: int, token: int, flags: int, logprobs: TokenLogprobs | None
+    ) -> None:
+        """A generated token."""
+
+    def on_event(self, slot_event: session_pb2.SlotEvent) -> None:
+        """Anything else."""
+
+    def on_lost(self, error: BatonError) -> None:
+        """Nothing more will come. The slot is closed already."""
+
+
+class SessionOwner(Protocol):
+    """Hears about the session itself."""
+
+    def on_up(self, session: WorkerSession) -> None:
+        """The stream is open, for the first time or again."""
+
+    def on_down(self, session: WorkerSession, reason: str) -> None:
+        """The stream is lost; the session tries to resume."""
+
+    def on_gone(self, session: WorkerSession, loss: Loss) -> None:
+        """The worker is given up. Its slots hear `on_lost` right after."""
+
+    def on_load(self, session: WorkerSession, load: session_pb2.Load) -> None:
+        """A load report."""
+
+
+class WorkerSession:
+    """Submits to one life of one worker. Lives on the gateway's event loop."""
+
+    def __init__(
+        self,
+        worker: common_pb2.WorkerRef,
+        token: str,
+        owner: SessionOwner,
+        window_s: float,
+        clock: Clock,
+    ) -> None:
+        self.worker = worker
+        self.is_up = False
+        self._token = token
+        self._owner = owner
+        self._window_s = window_s
+        self._clock = clock
+        self._id = secrets.token_hex(16)
+        self._next_slot = 1
+        self._slots: dict[int, SlotListener] = {}
+        # Slots whose Submit may have reached the worker.
+        self._sent: set[int] = set()
+        # What has not left yet.
+        self._outbox = session_pb2.SessionRequest()
+        self._forgotten: list[int] = []
+        self._forget_timer: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._is_gone = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def num_slots(self) -> int:
+        return len(self._slots)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._task = asyncio.create_task(self._run(), name=f"session {self.worker.worker_id}")
+
+    # --- what the dispatcher does ---
+
+    def open_slot(self, listener: SlotListener) -> int:
+        """A number for a submission, never used again on this session."""
+        slot = self._next_slot
+        self._next_slot += 1
+        self._slots[slot] = listener
+        return slot
+
+    def submit(self, submit: session_pb2.Submit) -> None:
+        """Send a copy of a submission for a slot that was opened for it."""
+        self._outbox.submits.append(submit)
+        self._wake.set()
+
+    def cancel(self, slot: int) -> None:
+        """Stop a submission; its listener hears no more. Unknown slots are ignored."""
+        if self._slots.pop(slot, None) is None or slot not in self._sent:
+            return
+        self._sent.discard(slot)
+        self._outbox.cancels.add(slot=slot)
+        self._wake.set()
+
+    def migrate(self, migrate: session_pb2.Migrate) -> None:
+        """Have a running submission handed over. A stream that breaks may swallow it."""
+        self._outbox.migrates.append(migrate)
+        self._wake.set()
+
+    def prefetch(self, prefetch: session_pb2.Prefetch) -> None:
+        """Tell the worker of a prompt that is about to come. A broken stream may swallow it."""
+        self._outbox.prefetches.append(prefetch)
+        self._wake.set()
+
+    def forget(self, slot: int) -> None:
+        """A submission has ended by itself; the worker may drop what it keeps of it."""
+        if self._slots.pop(slot, None) is None:
+            return
+        self._sent.discard(slot)
+        self._forgotten.append(slot)
+        if len(self._forgotten) >= FORGET_BATCH:
+            self._wake_writer()
+        elif self._forget_timer is None:
+            self._forget_timer = asyncio.get_running_loop().call_later(
+                FORGET_DELAY_S, self._wake_writer
+            )
+
+    def drop(self, loss: Loss) -> None:
+        """Give the worker up at once."""
+        if self._task is not None:
+            self._task.cancel()
+        self._give_up(loss)
+
+    async def close(self) -> None:
+        """The gateway stops: let what is queued leave, then end the stream. Tells nobody."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._wake_writer()
+        if self.is_up:
+            await asyncio.wait([self._task], timeout=CLOSE_S)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- the stream ---
+
+    async def _run(self) -> None:
+        try:
+            loss = await self._keep_open()
+        except Exception as error:
+            log.exception(*event("session_failed", worker=self.worker.worker_id))
+            loss = Loss("error", f"internal error ({type(error).__name__})")
+        if not self._closing:
+            self._give_up(loss)
+
+    async def _keep_open(self) -> Loss:
+        """Keep a stream open; returns why the worker has to be given up."""
+        reason = ""
+        until = self._clock() + self._window_s
+        async with rpc.channel(self.worker.address, self._token) as channel:
+            stub = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
+            while (left := until - self._clock()) > 0:
+                call: Any = stub.Session()
+                tried_at = self._clock()
+                try:
+                    async with asyncio.timeout(left):
+                        opened = await self._open(call)
+                    self._take_opened(opened)
+                    reason = await self._follow(call)
+                except TimeoutError:
+                    break
+                except grpc.aio.AioRpcError as error:
+                    reason = error.details() or error.code().name
+                    if error.code() in _FINAL:
+                        return Loss("rejected", reason)
+                    if rpc.is_refusal(error):
+                        return Loss("refused", reason)
+                finally:
+                    call.cancel()
+                if self._closing:
+                    break
+                if self.is_up:
+                    until = self._clock() + self._window_s
+                    self._set_down(reason)
+                # The first try to resume comes at once.
+                await asyncio.sleep(max(0.0, tried_at + RETRY_S - self._clock()))
+        return Loss("silent", f"no answer for {self._window_s:g} s; {reason}".rstrip("; "))
+
+    async def _open(self, call: Any) -> session_pb2.Opened:
+        """Say who this is and where each slot continues; the worker's answer."""
+        opening = session_pb2.Open(
+            session_id=self._id, worker_epoch=self.worker.epoch, protocol=PROTOCOL_MAX
+        )
+        for slot in sorted(self._sent):
+            received = self._slots[slot].received or {0: 0}
+            for choice, position in received.items():
+                opening.resume.add(slot=slot, choice=choice, next_position=position)
+        # If the call is over already, reading says why.
+        with suppress(asyncio.InvalidStateError):
+            await call.write(session_pb2.SessionRequest(open=opening))
+        response = await call.read()
+        if response is _EOF:
+            raise TimeoutError
+        opened: session_pb2.Opened = response.opened
+        return opened
+
+    def _take_opened(self, opened: session_pb2.Opened) -> None:
+        self.is_up = True
+        self._owner.on_up(self)
+        if not opened.resumed:
+            # What the worker was told on an earlier stream, it has dropped.
+            lost = WorkerLostError("the worker no longer knows the session")
+            for slot in sorted(self._sent):
+                self._lose(slot, lost)
+
+    async def _follow(self, call: Any) -> str:
+        """Take frames until the stream ends or falls silent, and say which of them.
+
+        Raises AioRpcError when it breaks.
+        """
+        now = asyncio.get_running_loop().time
+        writer = asyncio.create_task(self._write(call))
+        try:
+            async with asyncio.timeout(SILENCE_S) as silence:
+                moved_at = now()
+                while (response := await call.read()) is not _EOF:
+                    if now() - moved_at > SILENCE_STEP_S:
+                        moved_at = now()
+                        silence.reschedule(moved_at + SILENCE_S)
+                    self.on_frame(response.frame)
+            return "the stream ended"
+        except TimeoutError:
+            return f"no word for {SILENCE_S:g} s"
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, call: Any) -> None:
+        """Send what is queued, all of it at once."""
+        while True:
+            message = self._take_outbox()
+            if message.ByteSize():
+                await call.write(message)
+                continue
+            if self._closing:
+                await call.done_writing()
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _take_outbox(self) -> session_pb2.SessionRequest:
+        message, self._outbox = self._unsent(), session_pb2.SessionRequest()
+        self._sent.update([submit.slot for submit in message.submits])
+        if self._forgotten and self._forget_timer is None:
+            message.forget.slots.extend(self._forgotten)
+            self._forgotten.clear()
+        return message
+
+    def _unsent(self) -> session_pb2.SessionRequest:
+        """The outbox without submissions that were cancelled before they left."""
+        submits = self._outbox.submits
+        for i in reversed(range(len(submits))):
+            if submits[i].slot not in self._slots:
+                del submits[i]
+        return self._outbox
+
+    def on_frame(self, frame: session_pb2.Frame) -> None:
+        """Give a frame's rows, then its events, to the slots' listeners.
+
+        This is the hot path: a dictionary lookup and one call for each token.
+        """
+        slots = self._slots
+        if frame.logprobs:
+            logprobs = frame_logprobs(frame)
+            for i, slot in enumerate(frame.slot):
+                if (listener := slots.get(slot)) is not None:
+                    listener.on_row(
+                        frame.choice[i],
+                        frame.position[i],
+                        frame.token[i],
+                        frame.flags[i],
+                        logprobs.get(i),
+                    )
+        else:
+            for slot, choice, position, token, flags in zip(
+                frame.slot, frame.choice, frame.position, frame.token, frame.flags, strict=True
+            ):
+                if (listener := slots.get(slot)) is not None:
+                    listener.on_row(choice, position, token, flags, None)
+        for slot_event in frame.events:
+            if (listener := slots.get(slot_event.slot)) is not None:
+                listener.on_event(slot_event)
+        if frame.HasField("load"):
+            try:
+                self._owner.on_load(self, frame.load)
+            except Exception:
+                # What we make of a report, placements included, must not cost us its worker.
+                log.exception(*event("load_report_failed", worker=self.worker.worker_id))
+
+    # --- endings ---
+
+    def _set_down(self, reason: str) -> None:
+        """The stream is lost. Unsent submissions stay queued; the worker drops unlisted slots."""
+        log.warning(*event("session_down", worker=self.worker.worker_id, reason=reason))
+        self.is_up = False
+        self._forgotten.clear()
+        self._stop_forget_timer()
+        # Submissions wait for the next stream; the rest was about this one.
+        self._outbox = session_pb2.SessionRequest(submits=self._unsent().submits)
+        self._owner.on_down(self, reason)
+
+    def _give_up(self, loss: Loss) -> None:
+        if self._is_gone:
+            return
+        self._is_gone = True
+        self.is_up = False
+        self._stop_forget_timer()
+        self._outbox.Clear()
+        self._owner.on_gone(self, loss)
+        lost = WorkerLostError(
+            f"worker {self.worker.worker_id} was lost: {loss.reason}", left=loss.cause == "left"
+        )
+        for slot in list(self._slots):
+            self._lose(slot, lost)
+
+    def _lose(self, slot: int, error: WorkerLostError) -> None:
+        listener = self._slots.pop(slot, None)
+        self._sent.discard(slot)
+        if listener is not None:
+            listener.on_lost(error)
+
+    def _wake_writer(self) -> None:
+        self._stop_forget_timer()
+        self._wake.set()
+
+    def _stop_forget_timer(self) -> None:
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
+            self._forget_timer = None

@@ -1,0 +1,204 @@
+"""Why a request went where it did: the record of one decision.
+
+Made for every request, so it only copies the rows of at most `MAX_CANDIDATES` workers; what the
+policy made of them is computed again when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from baton.router import forecast, peer_fetch
+from baton.router.columns import Array, Columns, RowNumbers
+from baton.router.policy.base import Policy, RequestView
+from baton.router.pool import Pool
+from baton.router.prefix_index import Overlap
+from baton.router.selection import Selection, Stage
+
+MAX_CANDIDATES = 16
+
+
+class _Candidates:
+    """The best workers of one stage, best first, as they were; the chosen one is among them."""
+
+    __slots__ = ("_overlap", "_snapshot", "chosen", "num_compared", "scores", "stage", "workers")
+
+    def __init__(
+        self, view: RequestView, pool: Pool, stage: Stage, most: int, chosen: int | None
+    ) -> None:
+        rows, self.scores = _best(stage, most, chosen)
+        self.stage = stage.name
+        self.num_compared = len(stage.rows)
+        numbers: list[int] = rows.tolist()
+        self.workers = [pool.worker_id(row) for row in numbers]
+        # Position of the chosen one; a pair that was not formed has no prefill worker.
+        self.chosen = numbers.index(chosen) if chosen is not None else None
+        self._snapshot = pool.columns.snapshot(rows)
+        self._overlap = None if view.overlap is None else _part(view.overlap, rows)
+
+    def look(self, view: RequestView) -> tuple[RequestView, Columns]:
+        """What the policy saw: the request, and columns that have a row for each of them."""
+        return replace(view, overlap=self._overlap), Columns.of(self._snapshot)
+
+    def describe(self, policy: Policy, view: RequestView) -> Iterator[dict[str, Any]]:
+        view, columns = self.look(view)
+        rows = slice(0, len(self.workers))
+        stages = {
+            "alone": ("prefill_", "decode_"),
+            "prefill": ("prefill_",),
+            "decode": ("decode_", "transfer_"),
+        }
+        terms = {
+            name: term
+            for name, term in policy.terms(view, columns, rows).items()
+            if name.startswith(stages[self.stage])
+        }
+        cached = forecast.cached_blocks(view, rows)
+        for i, worker in enumerate(self.workers):
+            blocks = 0 if cached is None else int(cached[i])
+            yield {
+                "worker": worker,
+                "stage": self.stage,
+                "chosen": i == self.chosen,
+                "score": _number(self.scores[i]),
+                "cached_tokens": blocks * int(columns.block_size[i]),
+                "terms": {name: _number(term[i]) for name, term in terms.items()},
+            }
+
+
+class Choice:
+    """See the module. Workers by id, since rows are reused."""
+
+    __slots__ = (
+        "_alternatives",
+        "_candidates",
+        "_policy",
+        "_view",
+        "decode",
+        "fetch_from",
+        "prefill",
+    )
+
+    def __init__(self, view: RequestView, pool: Pool, policy: Policy, selection: Selection) -> None:
+        """Call it before the selection is booked."""
+        self.decode = pool.worker_id(selection.decode)
+        self.prefill = _id(pool, selection.prefill)
+        self.fetch_from = _id(pool, selection.fetch_from)
+        self._policy = policy
+        # Without the arrays for all rows.
+        self._view = view if view.overlap is None else replace(view, overlap=None)
+        either = selection.comparison
+        # A decode worker and a prefill worker that could compute the prompt, and their seconds.
+        self._alternatives = None
+        if either is not None:
+            self._alternatives = (
+                (pool.worker_id(either.alone), either.alone_s),
+                (pool.worker_id(either.prefill), either.pair_s),
+            )
+        most = MAX_CANDIDATES // len(selection.stages)
+        self._candidates = {
+            stage.name: _Candidates(
+                view,
+                pool,
+                stage,
+                most,
+                selection.prefill if stage.name == "prefill" else selection.decode,
+            )
+            for stage in selection.stages
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Times in seconds, null while nothing has been measured; a score is null without room."""
+        alone, pair = self._alternatives or (None, None)
+        candidates = self._candidates.values()
+        return {
+            "policy": self._policy.name,
+            "reason": self._reason(),
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "fetch_from": self.fetch_from,
+            "predicted": self._predicted(),
+            "alone_s": None if alone is None else _number(alone[1]),
+            "pair_s": None if pair is None else _number(pair[1]),
+            "num_candidates": {one.stage: one.num_compared for one in candidates},
+            "candidates": [
+                worker for one in candidates for worker in one.describe(self._policy, self._view)
+            ],
+        }
+
+    def _predicted(self) -> dict[str, Any]:
+        """For the chosen workers. What is fetched counts as cached."""
+        target = self._candidates.get("decode") or self._candidates["alone"]
+        source = target if self.prefill is None else self._candidates["prefill"]
+        assert source.chosen is not None and target.chosen is not None, "both were chosen"
+        view, columns = source.look(self._view)
+        row = slice(source.chosen, source.chosen + 1)
+        cached = forecast.cached_blocks(view, row)
+        blocks, saved_s = 0 if cached is None else int(cached[0]), 0.0
+        if self.fetch_from is not None and view.overlap is not None:
+            blocks = view.overlap.best
+            saved_s = peer_fetch.shortened_s(view, columns, source.chosen)
+        predicted: dict[str, Any] = {
+            "cached_tokens": blocks * int(columns.block_size[source.chosen]),
+            "ttft_s": None,
+            "tpot_s": None,
+            "transfer_s": None,
+        }
+        is_measured = bool(columns.prefill_is_measured[source.chosen])
+        if is_measured:
+            predicted["ttft_s"] = _number(forecast.ttft_s(view, columns, row)[0] - saved_s)
+        view, columns = target.look(self._view)
+        row = slice(target.chosen, target.chosen + 1)
+        if columns.step_is_measured[target.chosen]:
+            predicted["tpot_s"] = _number(forecast.tpot_s(view, columns, row)[0])
+        if is_measured and self.prefill is not None:
+            predicted["transfer_s"] = _number(forecast.transfer_s(view, columns, row)[0])
+        return predicted
+
+    def _reason(self) -> str:
+        if self._alternatives is not None:
+            (alone, alone_s), (source, pair_s) = self._alternatives
+            if self.prefill is None:
+                return (
+                    f"{alone} computes the prompt itself: that costs {alone_s:.4g} s, "
+                    f"through {source} it would take {pair_s:.4g} s"
+                )
+            return (
+                f"a prefill worker computes the prompt: through {source} it takes {pair_s:.4g} s, "
+                f"on {alone} it would cost {alone_s:.4g} s"
+            )
+        if self.prefill is not None:
+            return "the best prefill worker and the best decode worker"
+        if self._view.alone:
+            return "what was begun elsewhere is computed again by the worker that goes on with it"
+        return "the best worker"
+
+
+def _best(stage: Stage, most: int, chosen: int | None) -> tuple[RowNumbers, Array]:
+    """The rows with the lowest scores and theirs, in order."""
+    scores, rows = stage.scores, stage.rows.numbers
+    if len(scores) <= most:
+        best = scores.argsort(kind="stable")
+        return rows[best], scores[best]
+    best = np.argpartition(scores, most)[:most]
+    (at,) = (rows == chosen).nonzero()
+    if len(at) and at[0] not in best:
+        best[-1] = at[0]
+    best = best[scores[best].argsort(kind="stable")]
+    return rows[best], scores[best]
+
+
+def _part(overlap: Overlap, rows: RowNumbers) -> Overlap:
+    return Overlap(overlap.device[rows], overlap.host[rows], overlap.disk[rows], overlap.best)
+
+
+def _id(pool: Pool, row: int | None) -> str | None:
+    return None if row is None else pool.worker_id(row)
+
+
+def _number(value: Any) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None

@@ -1,0 +1,188 @@
+"""A hash table from 64-bit keys to 32-bit values that works on whole arrays of keys.
+
+Buckets of eight slots, and two of them where a key may be: the low and the high half of the key say
+which, so keys must be random bits, as block hashes are. Eight keys are one cache line and one
+comparison. Deleting frees the slot: there are no tombstones, so churn never asks for a rebuild.
+When half of the slots are taken the number of buckets doubles, a few buckets with each call (linear
+hashing), so that no call takes long. The arrays reserve address space beyond what is used; only a
+table that outgrows it is copied at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.uint64]
+Values = npt.NDArray[np.uint32]
+# Where keys are: [num_keys], -1 for those that are not there.
+Slots = npt.NDArray[np.intp]
+
+BUCKET_SLOTS = 8
+_SLOT_BITS = 3
+_LEAST_BUCKETS = 128
+# Reserved from the start: 16 million keys. Memory that was never touched takes none.
+_RESERVED_BUCKETS = 2**22
+# A table begins to double at this share of taken slots, and has to be done at the other one; in
+# between all buckets have room (of 1e8 keys one would find both of its buckets full, tried).
+START_LOAD = 0.5
+END_LOAD = 0.6
+# While it doubles, buckets split per new key, and per call at least.
+SPLITS_PER_KEY = 4
+LEAST_SPLITS = 512
+
+
+class KeyTable:
+    """Keys are not 0, and distinct within a call. Slots hold until the next `find_or_add`."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        # Buckets before the doubling under way, and those of them that are split.
+        self._num_buckets = _LEAST_BUCKETS
+        self._num_split = 0
+        self._all_keys = np.zeros((_RESERVED_BUCKETS, BUCKET_SLOTS), np.int64)
+        self._all_values: Values = np.zeros(self._all_keys.size, np.uint32)
+        # [num_buckets, BUCKET_SLOTS], 0 for a free slot; twice as many buckets while it doubles.
+        self._keys = self._all_keys[:_LEAST_BUCKETS]
+        # By slot: [num_buckets * BUCKET_SLOTS]. 0 for free slots and new keys.
+        self.values = self._all_values[: self._keys.size]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def find(self, keys: Keys) -> Slots:
+        """Slots of keys."""
+        signed = keys.view(np.int64)
+        slots = np.full(len(signed), -1, np.intp)
+        self._look(signed, self._first(signed), slots, None)
+        missing = np.flatnonzero(slots < 0)
+        if len(missing):
+            rest = signed[missing]
+            self._look(rest, self._second(rest), slots, missing)
+        return slots
+
+    def find_or_add(self, keys: Keys) -> Slots:
+        """Slots of keys; new ones get one, with value 0."""
+        self._make_room(len(keys))
+        while True:
+            slots = self.find(keys)
+            missing = np.flatnonzero(slots < 0)
+            if not len(missing) or self._insert(keys.view(np.int64), missing, slots):
+                return slots
+            # Bad luck: both buckets of a key are full.
+            self._double()
+
+    def free(self, slots: Slots) -> None:
+        """Delete the keys in these slots, which are taken and distinct."""
+        self._keys.reshape(-1)[slots] = 0
+        self.values[slots] = 0
+        self._count -= len(slots)
+
+    # --- where keys go ---
+
+    def _first(self, signed: npt.NDArray[np.int64]) -> Slots:
+        return self._bucket(signed)
+
+    def _second(self, signed: npt.NDArray[np.int64]) -> Slots:
+        return self._bucket(signed >> 32)
+
+    def _bucket(self, bits: npt.NDArray[np.int64]) -> Slots:
+        bucket = bits & (self._num_buckets - 1)
+        if self._num_split:
+            split = bits & (2 * self._num_buckets - 1)
+            bucket = np.where(bucket < self._num_split, split, bucket)
+        return bucket
+
+    def _look(
+        self,
+        signed: npt.NDArray[np.int64],
+        buckets: Slots,
+        slots: Slots,
+        where: npt.NDArray[np.intp] | None,
+    ) -> None:
+        """Set `slots[where]` of those keys that are in these buckets."""
+        equal = self._keys.take(buckets, axis=0) == signed[:, None]
+        hits = np.flatnonzero(equal)
+        rows = hits >> _SLOT_BITS
+        found = (buckets[rows] << _SLOT_BITS) | (hits & (BUCKET_SLOTS - 1))
+        slots[rows if where is None else where[rows]] = found
+
+    def _insert(
+        self, signed: npt.NDArray[np.int64], missing: npt.NDArray[np.intp], slots: Slots
+    ) -> bool:
+        """Give slots to the missing keys; False when one finds no room (others have theirs)."""
+        flat = self._keys.reshape(-1)
+        while len(missing):
+            keys = signed[missing]
+            first, second = self._first(keys), self._second(keys)
+            free = self._keys.take(first, axis=0) == 0
+            other = self._keys.take(second, axis=0) == 0
+            # The emptier bucket: that evens them out far better than chance.
+            swap = _num_true(other) > _num_true(free)
+            buckets = np.where(swap, second, first)
+            free[swap] = other[swap]
+            slot = free.argmax(axis=1)
+            if not free[np.arange(len(slot)), slot].all():
+                return False
+            taken = (buckets << _SLOT_BITS) | slot
+            # Of those that want the same slot, the last one gets it.
+            flat[taken] = keys
+            won = flat[taken] == keys
+            slots[missing[won]] = taken[won]
+            self._count += int(np.count_nonzero(won))
+            missing = missing[~won]
+        return True
+
+    # --- growth ---
+
+    def _make_room(self, num_new: int) -> None:
+        wanted = self._count + num_new
+        if self._num_split:
+            self._split(max(LEAST_SPLITS, SPLITS_PER_KEY * num_new))
+        while wanted > END_LOAD * BUCKET_SLOTS * self._num_buckets:
+            self._double()
+        if not self._num_split and wanted > START_LOAD * BUCKET_SLOTS * self._num_buckets:
+            self._split(LEAST_SPLITS)
+
+    def _double(self) -> None:
+        """Double at once, or finish what is under way."""
+        self._split(self._num_buckets - self._num_split)
+
+    def _split(self, count: int) -> None:
+        """Split so many buckets: the next bit of a key says if it stays or moves up."""
+        half = self._num_buckets
+        if not self._num_split:
+            self._extend(2 * half)
+        start, end = self._num_split, min(half, self._num_split + count)
+        low, high = self._keys[start:end], self._keys[half + start : half + end]
+        buckets = np.arange(start, end)[:, None]
+        is_first = (low & (half - 1)) == buckets
+        bits = np.where(is_first, low, low >> 32)
+        moves = ((bits & half) != 0) & (low != 0)
+        values = self.values.reshape(-1, BUCKET_SLOTS)
+        for source, target in (
+            (low, high),
+            (values[start:end], values[half + start : half + end]),
+        ):
+            target[moves] = source[moves]
+            source[moves] = 0
+        self._num_split = end
+        if end == half:
+            self._num_buckets, self._num_split = 2 * half, 0
+
+    def _extend(self, num_buckets: int) -> None:
+        if num_buckets > len(self._all_keys):
+            used = self.values.size
+            self._all_keys = np.zeros((2 * num_buckets, BUCKET_SLOTS), np.int64)
+            self._all_values = np.zeros(self._all_keys.size, np.uint32)
+            self._all_keys[: len(self._keys)] = self._keys
+            self._all_values[:used] = self.values
+        self._keys = self._all_keys[:num_buckets]
+        self.values = self._all_values[: self._keys.size]
+
+
+def _num_true(mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Per row of a [n, 8] mask: its bytes are summed by one multiplication."""
+    return (mask.view(np.uint64)[:, 0] * np.uint64(0x0101010101010101)) >> np.uint64(56)

@@ -1,0 +1,280 @@
+"""Which worker holds which KV blocks: exactly what workers say, and for a moment what is to come.
+
+A block is a 64-bit key (`core.block_hash.index_keys`), a worker a row of the pool. Each key maps to
+a set of holders (`holder_sets`), so a prompt is matched by one lookup of all its keys, and what is
+left to do is per stretch of equal sets. Pure: time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from baton.core.block_hash import IndexKeys
+from baton.router.holder_sets import ABSENT, LEVELS, BestTiers, HolderSets
+from baton.router.key_table import KeyTable, Slots
+
+Counts = npt.NDArray[np.int64]
+
+
+class IndexTier(IntEnum):
+    """Where a worker holds a block; the lower the better."""
+
+    DEVICE = 0
+    HOST = 1
+    DISK = 2
+
+
+# Levels of a holder (see `holder_sets`), best first: on the device, predicted there in one of four
+# spans of time, and the lower tiers. A block that is predicted again in a later span keeps that
+# level when the earlier prediction is over. A span's level is free again when its turn comes.
+_NUM_SPANS: Final = 4
+_LEVEL_OF: Final = {IndexTier.DEVICE: 0, IndexTier.HOST: 5, IndexTier.DISK: 6}
+_TIER_OF_LEVEL: Final = (0, 0, 0, 0, 0, 1, 2, ABSENT)
+# Keys that are looked up first, and by which factor more each time; what follows the first unknown
+# key does not matter.
+_FIRST_LOOK: Final = 256
+_LOOK_GROWTH: Final = 4
+# Stretches of equal sets that are evaluated at once.
+_RUNS_AT_ONCE: Final = 64
+# Slots that are looked at in one go when a worker is dropped: 1 MiB of them.
+_SWEEP_SLOTS: Final = 2**18
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Overlap:
+    """How much of a prompt each worker holds, in blocks: `[num_rows]` each.
+
+    Only blocks from the prompt's start on, without a gap, count; each counts once, for the best
+    tier on which the worker has it. `best` is the largest sum of the three over all rows.
+    """
+
+    device: Counts
+    host: Counts
+    disk: Counts
+    best: int
+
+
+class PrefixIndex:
+    """Exact under `store`, `remove` and `drop_worker`; `predict` adds what is expected.
+
+    Keys of one call need not be distinct. A prediction lasts `predicted_ttl_s`, up to a third more
+    or less, and counts as being on the device.
+    """
+
+    def __init__(self, predicted_ttl_s: float = 2.0) -> None:
+        self._table = KeyTable()
+        self._sets = HolderSets(_TIER_OF_LEVEL)
+        # By row and tier, without predictions.
+        self._num_blocks: list[list[int]] = []
+        self._span_s = predicted_ttl_s / (_NUM_SPANS - 1)
+        self._predicted_ttl_s = predicted_ttl_s
+        # (when it expires, holder, keys), oldest first.
+        self._predicted: deque[tuple[float, int, IndexKeys]] = deque()
+
+    @property
+    def num_blocks(self) -> int:
+        """(worker, tier, block) triples, without predictions."""
+        return sum(map(sum, self._num_blocks))
+
+    @property
+    def num_keys(self) -> int:
+        """Distinct blocks, predicted ones included."""
+        return len(self._table)
+
+    @property
+    def num_sets(self) -> int:
+        """Distinct sets of holders."""
+        return len(self._sets)
+
+    def blocks_of(self, row: int) -> tuple[int, ...]:
+        """How many blocks a worker has on each tier, without predictions."""
+        none = (0,) * len(IndexTier)
+        return tuple(self._num_blocks[row]) if row < len(self._num_blocks) else none
+
+    # --- what workers say ---
+
+    def store(self, row: int, tier: IndexTier, keys: IndexKeys) -> None:
+        """A worker has these blocks on a tier. Idempotent."""
+        self._see(row)
+        holder = row * LEVELS + _LEVEL_OF[tier]
+        self._num_blocks[row][tier] += self._add(_distinct(keys), holder)
+
+    def remove(self, row: int, tier: IndexTier, keys: IndexKeys) -> None:
+        """A worker no longer has these blocks on a tier. Those it never had there are ignored."""
+        self._see(row)
+        holder = row * LEVELS + _LEVEL_OF[tier]
+        self._num_blocks[row][tier] -= self._remove(_distinct(keys), holder)
+
+    def drop_worker(self, row: int) -> None:
+        """Forget everything about a worker. One pass over the whole table, and over all sets."""
+        if row >= len(self._num_blocks):
+            return
+        kept = deque(p for p in self._predicted if p[1] // LEVELS != row)
+        if len(kept) == len(self._predicted) and not any(self._num_blocks[row]):
+            return
+        self._predicted = kept
+        self._num_blocks[row] = [0] * len(IndexTier)
+        sets = self._sets
+        becomes = np.arange(sets.limit, dtype=np.uint32)
+        changed = sets.with_row(row)
+        for set_id in changed:
+            rest = becomes[set_id] = sets.without_row(set_id, row)
+            sets.retain(rest, sets.num_blocks(set_id))
+        for set_id in changed:
+            sets.release(set_id, sets.num_blocks(set_id))
+        values = self._table.values
+        for start in range(0, len(values), _SWEEP_SLOTS):
+            before = values[start : start + _SWEEP_SLOTS]
+            after = becomes[before]
+            emptied = start + np.flatnonzero((after == 0) & (before != 0))
+            before[:] = after
+            self._table.free(emptied)
+
+    # --- what is to come ---
+
+    def predict(self, row: int, keys: IndexKeys, now: float) -> None:
+        """A worker was just given a prompt: it will soon have these blocks on its device."""
+        self.expire(now)
+        self._see(row)
+        # Most of a prompt is there already, as a rule.
+        keys = _distinct(keys[self._lacks(keys, row * LEVELS + _LEVEL_OF[IndexTier.DEVICE])])
+        if not len(keys):
+            return
+        holder = row * LEVELS + 1 + int(now / self._span_s) % _NUM_SPANS
+        self._add(keys, holder)
+        self._predicted.append((now + self._predicted_ttl_s, holder, keys))
+
+    def expire(self, now: float) -> None:
+        """Forget predictions whose time is over. Cheap when it is called often."""
+        while self._predicted and self._predicted[0][0] <= now:
+            _, holder, keys = self._predicted.popleft()
+            self._remove(keys, holder)
+
+    # --- the question ---
+
+    def match(self, keys: IndexKeys, now: float, num_rows: int | None = None) -> Overlap:
+        """Who holds how much of a prompt, whose keys are given from its start on.
+
+        The answer has `num_rows` rows; by default as many as were ever named here.
+        """
+        self.expire(now)
+        seen = len(self._num_blocks)
+        # [tiers, rows]
+        counts = np.zeros((len(IndexTier), seen), np.int64)
+        set_ids = self._look_up(keys)
+        if len(set_ids):
+            starts = np.flatnonzero(np.diff(set_ids, prepend=np.uint32(0)))
+            lengths = np.diff(starts, append=len(set_ids))
+            unbroken = np.ones(seen, np.bool_)
+            for at in range(0, len(starts), _RUNS_AT_ONCE):
+                some = slice(at, at + _RUNS_AT_ONCE)
+                # [runs, rows]
+                tiers = self._best_tiers(set_ids[starts[some]], seen)
+                held = np.logical_and.accumulate(tiers != ABSENT, axis=0) & unbroken
+                for tier in IndexTier:
+                    counts[tier] += lengths[some] @ (held & (tiers == tier.value))
+                unbroken = held[-1]
+                if not unbroken.any():
+                    break
+        best = int(counts.sum(axis=0).max()) if seen else 0
+        if num_rows is not None and num_rows != seen:
+            fitted = np.zeros((len(IndexTier), num_rows), np.int64)
+            fitted[:, :seen] = counts[:, :num_rows]
+            counts = fitted
+        device, host, disk = counts
+        return Overlap(device, host, disk, best)
+
+    def _look_up(self, keys: IndexKeys) -> npt.NDArray[np.uint32]:
+        """Set of each key, up to the first one that nobody holds."""
+        parts: list[npt.NDArray[np.uint32]] = []
+        start, size = 0, _FIRST_LOOK
+        while start < len(keys):
+            slots = self._table.find(keys[start : start + size])
+            unknown = np.flatnonzero(slots < 0)
+            if len(unknown):
+                slots = slots[: unknown[0]]
+            parts.append(self._table.values[slots])
+            if len(unknown):
+                break
+            start += size
+            size *= _LOOK_GROWTH
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint32)
+
+    def _best_tiers(self, set_ids: npt.NDArray[np.uint32], num_rows: int) -> BestTiers:
+        best = self._sets.best
+        return np.stack([best(set_id, num_rows) for set_id in set_ids.tolist()])
+
+    # --- changes ---
+
+    def _see(self, row: int) -> None:
+        while row >= len(self._num_blocks):
+            self._num_blocks.append([0] * len(IndexTier))
+
+    def _lacks(self, keys: IndexKeys, holder: int) -> npt.NDArray[np.bool_]:
+        """Mask: keys that lack this holder."""
+        slots = self._table.find(keys)
+        lacks = slots < 0
+        # Of unknown keys it is that of some slot, which does not matter.
+        set_ids = self._table.values[slots]
+        starts = np.flatnonzero(np.diff(set_ids, prepend=set_ids[:1] + 1))
+        lengths = np.diff(starts, append=len(set_ids))
+        news = [not self._sets.has(set_id, holder) for set_id in set_ids[starts].tolist()]
+        lacks |= np.repeat(np.array(news, np.bool_), lengths)
+        return lacks
+
+    def _add(self, keys: IndexKeys, holder: int) -> int:
+        """Add a holder to keys that lack it; to how many."""
+        slots = self._table.find_or_add(keys)
+        num_changed = 0
+        for set_id, part in self._by_set(slots):
+            num_changed += self._move(part, set_id, self._sets.with_holder(set_id, holder))
+        return num_changed
+
+    def _remove(self, keys: IndexKeys, holder: int) -> int:
+        """Take a holder from keys that have it; from how many."""
+        slots = self._table.find(keys)
+        slots = slots[slots >= 0]
+        num_changed = 0
+        for set_id, part in self._by_set(slots):
+            rest = self._sets.without_holder(set_id, holder)
+            num_changed += self._move(part, set_id, rest)
+            if not rest:
+                self._table.free(part)
+        return num_changed
+
+    def _move(self, slots: Slots, old: int, new: int) -> int:
+        if new == old:
+            return 0
+        self._sets.retain(new, len(slots))
+        self._sets.release(old, len(slots))
+        self._table.values[slots] = new
+        return len(slots)
+
+    def _by_set(self, slots: Slots) -> list[tuple[int, Slots]]:
+        """Slots that share a set, for each set."""
+        if not len(slots):
+            return []
+        set_ids = self._table.values[slots]
+        first = int(set_ids[0])
+        if (set_ids == first).all():
+            return [(first, slots)]
+        order = np.argsort(set_ids)
+        ordered = set_ids[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] + 1))
+        parts = np.split(slots[order], starts[1:])
+        return list(zip(ordered[starts].tolist(), parts, strict=True))
+
+
+def _distinct(keys: IndexKeys) -> IndexKeys:
+    """Sorted, each once."""
+    ordered = np.sort(keys)
+    if len(ordered) < 2:
+        return ordered
+    new = ordered[1:] != ordered[:-1]
+    return ordered if new.all() else np.concatenate((ordered[:1], ordered[1:][new]))

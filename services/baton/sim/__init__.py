@@ -1,0 +1,1 @@
+"""Virtual time around the real scheduler, block manager and router."""
