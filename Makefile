@@ -28,7 +28,8 @@ serve: ## serve the embedded model: Ray, workers, gateway; ARGS="--port 8001 --d
 
 test: ## unit and integration tests; ARGS="-k handoff"
 	@$(SETUP)
-	@$(BIN)/pytest -m "not gpu" -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest tests/unit -m "not gpu" -n 2 $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/pytest tests/integration -m "not gpu" $(ARGS) || [ $$? = 5 ]
 
 test-unit: ## unit tests alone
 	@$(SETUP)

@@ -1,8 +1,7 @@
 """What every test gets: a clean environment and fixed seeds; and no suite is left out silently.
 
 A suite is a mark whose tests need something that a machine may lack. Without it they are
-deselected and the summary says so; suites named in BATON_TEST_REQUIRED (CI's) must run. Under
-pytest-xdist (`make test`) the tests over real processes stay on one worker, one after the other.
+deselected and the summary says so; suites named in BATON_TEST_REQUIRED (CI's) must run.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +47,6 @@ SUITES: dict[str, Callable[[], str | None]] = {
     "ray": lambda: None,
 }
 _missing = pytest.StashKey[dict[str, str]]()
-_INTEGRATION = Path(__file__).parent / "integration"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,9 +58,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests of suites that cannot run here."""
-    for item in items:
-        if item.path.is_relative_to(_INTEGRATION):
-            item.add_marker(pytest.mark.xdist_group("integration"))
     missing = config.stash[_missing]
     for suite, reason_if_missing in SUITES.items():
         members = [item for item in items if item.get_closest_marker(suite)]

@@ -177,7 +177,7 @@ class RouterSettings(Group):
     queue_weight: float = Field(0.5, ge=0, le=1)
     """kv_aware: what a second in a worker's queue counts beside a second of computing the prompt;
     below 1 it is rather waited for a prefix than computed again."""
-    stall_weight: float = Field(0.02, ge=0)
+    stall_weight: float = Field(0.005, ge=0)
     """kv_aware: how much a second counts that a running sequence waits for somebody's prompt."""
     decode_weight: float = Field(10.0, ge=0)
     """kv_aware: seconds until the first token that one second more between tokens is worth."""

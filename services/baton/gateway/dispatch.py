@@ -7,6 +7,7 @@ one object per request, no task.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from baton.core.clock import Clock, monotonic
@@ -31,7 +32,10 @@ from baton.gateway.running import Running
 from baton.gateway.workers.fleet import Fleet
 from baton.gateway.workers.prefix_lookup import PrefixLookup
 from baton.router.policy.base import Policy
+from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 # A prefill worker that was lost may have committed before: the target says so within this, or that
 # it has not (it notices the loss too).
@@ -125,7 +129,11 @@ class Dispatcher:
 
     def place_waiting(self) -> None:
         """Place what waits, as far as workers have room."""
-        self._waiting.place(self._place)
+        try:
+            self._waiting.place(self._place)
+        except Exception:
+            # It is asked by those who hear of workers, and they must not pay for it.
+            log.exception(*event("placing_failed"))
 
     def _place(self, running: Running) -> bool:
         """Begin an attempt on the best workers; False while none can take it."""

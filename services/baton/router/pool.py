@@ -338,7 +338,8 @@ class Pool:
         # A prefill worker decodes nothing.
         stalled = sequences if int(columns.role[row]) != Role.PREFILL else 0
         columns.stalled[row] = stalled
-        columns.interleaved[row] = step_s / prefill_step_s if stalled else 0.0
+        # A prompt step of no measurable length stalls nobody.
+        columns.interleaved[row] = step_s / prefill_step_s if stalled and prefill_step_s else 0.0
         held = blocks + CACHED_WEIGHT * int(columns.cached_blocks[row])
         share = sequences / int(columns.max_sequences[row]) + held / max(1, num_blocks)
         columns.occupancy[row] = share / 2

@@ -29,6 +29,8 @@ from baton.sim.workload import TraceRequest
 from baton.v1 import common_pb2, worker_pb2
 
 MODEL = "sim"
+# What requests allow for their answers. How long these will be nobody but the trace knows.
+MAX_OUTPUT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Fleet:
             # One token is left to compute.
             known: IndexKeys = keys[: (request.num_tokens - 1) // block_size]
             overlap = self.index.match(known, self.loop.now, len(self.pool.columns))
-        expected = self._lengths.predict(MODEL, "", request.num_output)
+        expected = self._lengths.predict(MODEL, "", MAX_OUTPUT)
         view = RequestView(MODEL, request.num_tokens, overlap=overlap, expected_output=expected)
         selection = select(view, self.pool, self._policy, self._rng)
         if selection is None:
@@ -126,7 +128,8 @@ class Fleet:
         )
         self.served.append(served)
         self._placed[request.number] = _Placed(hashes, decode, prefill)
-        self.index.predict(computes, keys, self.loop.now)
+        if self._policy.needs_overlap:
+            self.index.predict(computes, keys, self.loop.now)
         worker = self.workers[computes]
         if selection.fetch_from is None or overlap is None:
             worker.submit(served, hashes, handoff=prefill is not None)
@@ -139,14 +142,9 @@ class Fleet:
             self.workers[peer],
             worker,
             self._links[peer],
-            lambda: self._fetched(worker, served, hashes, handoff=prefill is not None),
+            lambda: worker.submit(served, hashes, handoff=prefill is not None),
         )
         return True
-
-    def _fetched(
-        self, worker: SimWorker, served: Served, hashes: list[bytes], *, handoff: bool
-    ) -> None:
-        worker.submit(served, hashes, handoff=handoff)
 
     # --- what workers say ---
 
@@ -196,6 +194,8 @@ class Fleet:
 
     def on_step(self, worker: SimWorker) -> None:
         for _, stored, removed in worker.blocks.take_changes():
+            if not self._policy.needs_overlap:
+                continue
             if removed:
                 self.index.remove(worker.row, IndexTier.DEVICE, index_keys(list(removed)))
             if stored:

@@ -46,6 +46,15 @@ def test_worker_without_a_report_counts_as_idle() -> None:
     assert pool.columns.free_blocks[row] == 100
 
 
+def test_prompts_that_take_no_time_stall_nobody() -> None:
+    pool = Pool()
+    row = pool.add(lease("a"))
+    # A fit may find that a prompt's length does not matter.
+    pool.columns.prefill_s_per_token[row] = 0.0
+    pool.book(row, sequences=1, tokens=30, blocks=3)
+    assert pool.columns.interleaved[row] == 0.0
+
+
 def test_report_takes_over_what_was_placed_before_it() -> None:
     pool = Pool()
     row = pool.add(lease("a"))
