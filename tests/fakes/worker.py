@@ -292,7 +292,9 @@ class FakeWorker:
             del self.jobs[job.key]
             return True
         if job.move_id in self.network.refused:
-            failed = SlotEvent(kind=SlotEvent.KIND_MOVE_FAILED, handoff_id=job.move_id)
+            failed = SlotEvent(
+                kind=SlotEvent.KIND_MOVE_FAILED, handoff_id=job.move_id, code="handoff_failed"
+            )
             events.append((job.key, failed))
             job.move_id = b""
             return False

@@ -34,13 +34,10 @@ async def test_a_handed_over_request_tells_each_step_in_order() -> None:
         (attempt,) = record.attempts
         assert (attempt.number, attempt.prefill, attempt.decode) == (1, "p", "d")
         assert attempt.cached_tokens == 20
-        assert (
-            record.submitted_at
-            <= attempt.placed_at
-            < attempt.scheduled_at
-            < attempt.adopted_at
-            <= running.request.deadline
-        )
+        # The two workers tell of their steps on streams of their own.
+        for step in (attempt.scheduled_at, attempt.adopted_at):
+            assert attempt.placed_at < step <= running.request.deadline
+        assert record.submitted_at <= attempt.placed_at
         assert attempt.failure is None and not record.moves
 
 
