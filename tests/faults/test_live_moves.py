@@ -270,16 +270,6 @@ async def test_drain_grace_bounds_the_wait() -> None:
         assert await asyncio.to_thread(a.process.wait, 20) == 0
 
 
-async def test_peers_are_listed(pair: ScriptedGateway) -> None:
-    moved = stream(1)
-    slot = await pair.workers["a"].submit(moved)
-    await moved.until_tokens(5)
-    await pair.move(moved, slot, "a", "b")
-    await moved.until(lambda: Event.KIND_HANDED_OFF in moved.kinds("a"))
-    answer = await pair.workers["a"].control.ListPeers(worker_pb2.ListPeersRequest())
-    assert [(p.peer.worker_id, p.transport, p.is_up) for p in answer.peers] == [("b", "nixl", True)]
-
-
 async def test_float64_model_continues_exactly_elsewhere() -> None:
     environment = {
         "BATON_MODEL__DTYPE": "float64",
