@@ -146,7 +146,9 @@ async def test_last_decode_worker_that_drains_finishes_what_it_has(
     wait = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 4, "return_token_ids": True}
     late = asyncio.create_task(ask(running.url, wait))
     too_late = await ask(running.url, wait, headers="x-request-timeout: 0.3\r\n")
-    assert "504" in too_late.problem and "deadline" in too_late.problem
+    # At its end, or at once where that is foreseen.
+    assert "504" in too_late.problem or "429" in too_late.problem
+    assert "deadline" in too_late.problem
     assert [a.tokens for a in await early] == [a.tokens for a in expected]
     assert not late.done()
     assert (await command(running, "undrain", "decode-1")).exit_code == 0

@@ -111,9 +111,9 @@ def test_a_frozen_worker_disturbs_nobody_for_long(
         return next((w["state"] for w in running.workers() if w["id"] == "frozen"), "gone")
 
     frozen.send_signal(signal.SIGSTOP)
-    # Some of these are placed on it before the gateway can know.
+    # Some of these may be placed on it before the gateway can know.
     assert ask_all(running.url) == expected
-    assert state() != "ready"
+    wait_for("the gateway to notice", lambda: state() != "ready")
     frozen.send_signal(signal.SIGCONT)
     wait_for("the thawed worker", lambda: state() == "ready")
     assert ask_all(running.url) == expected
