@@ -45,7 +45,7 @@ class Prefetcher(Protocol):
 class Hints:
     """Asks the policy as for a request, and books nothing.
 
-    `prefixes` is None where nobody listens to workers' caches.
+    `prefixes` is None where the policy asks for no overlap.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Hints:
     ) -> None:
         self._fleet = fleet
         self._policy = policy
-        self._prefixes = prefixes if policy.needs_overlap else None
+        self._prefixes = prefixes
         self._rng = random.Random(seed)
 
     def prefetch(self, hint: Hint) -> list[Told]:

@@ -36,11 +36,11 @@ class Placer:
         clock: Clock,
         seed: int | None,
     ) -> None:
-        """`prefixes` is None where nobody listens to workers' caches."""
+        """`prefixes` is None where the policy asks for no overlap."""
         self._fleet = fleet
         self._pool = fleet.pool
         self._policy = policy
-        self._prefixes = prefixes if policy.needs_overlap else None
+        self._prefixes = prefixes
         self._metrics = metrics
         self._clock = clock
         self._rng = random.Random(seed)
