@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
 import pytest
 
 from baton.core.errors import BatonError, DeadlineExceededError, OverloadedError, WorkerLostError
@@ -12,14 +15,24 @@ from fakes.worker import FakeWorker
 HIGH, NORMAL, LOW = 1, 0, -1
 
 
-async def busy_plane(**settings: object) -> TokenPlane:
-    """One worker with one slot, which a request holds until `free`."""
-    plane = TokenPlane(FakeWorker("a", max_running=1), **settings)
-    await plane.__aenter__()
-    plane.workers[0].mute = True
-    plane.submit(seed=1000, max_tokens=1)
-    await plane.until(lambda: plane.workers[0].jobs and not plane.pool.columns.queue_room.any())
-    return plane
+BusyPlane = Callable[..., Awaitable[TokenPlane]]
+
+
+@pytest.fixture
+async def busy_plane() -> AsyncIterator[BusyPlane]:
+    """Opens planes of one worker with one slot, which a request holds until `serve_all`."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(**settings: object) -> TokenPlane:
+            plane = TokenPlane(FakeWorker("a", max_running=1), **settings)
+            await stack.enter_async_context(plane)
+            (worker,) = plane.workers
+            worker.mute = True
+            plane.submit(seed=1000, max_tokens=1)
+            await plane.until(lambda: worker.jobs and not plane.pool.columns.queue_room.any())
+            return plane
+
+        yield open_one
 
 
 async def serve_all(plane: TokenPlane) -> list[int]:
@@ -28,7 +41,6 @@ async def serve_all(plane: TokenPlane) -> list[int]:
     worker.mute = False
     await plane.until(lambda: not plane.num_running)
     plane.assert_nothing_left()
-    await plane.__aexit__()
     return [submit.seed for submit in worker.submits[1:]]
 
 
@@ -39,21 +51,21 @@ def rejections(plane: TokenPlane, reason: str, priority: str) -> float:
     return value or 0.0
 
 
-async def test_higher_classes_are_placed_first() -> None:
+async def test_higher_classes_are_placed_first(busy_plane: BusyPlane) -> None:
     plane = await busy_plane()
     for seed, priority in enumerate([LOW, NORMAL, HIGH, LOW, NORMAL, HIGH]):
         plane.submit(seed=seed, priority=priority, max_tokens=2)
     assert await serve_all(plane) == [2, 5, 1, 4, 0, 3]
 
 
-async def test_priority_between_classes_is_that_of_the_nearest() -> None:
+async def test_priority_between_classes_is_that_of_the_nearest(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(priorities="top=100,usual=0")
     for seed, priority in enumerate([-50, 3, 90, 1000]):
         plane.submit(seed=seed, priority=priority, max_tokens=2)
     assert await serve_all(plane) == [2, 3, 0, 1]
 
 
-async def test_a_flood_shares_with_those_who_come_later() -> None:
+async def test_a_flood_shares_with_those_who_come_later(busy_plane: BusyPlane) -> None:
     plane = await busy_plane()
     for seed in range(6):
         plane.submit(seed=seed, tenant="flood", max_tokens=2)
@@ -64,7 +76,7 @@ async def test_a_flood_shares_with_those_who_come_later() -> None:
     assert [seed for seed in order if seed < 100] == list(range(6)), "in order inside a tenant"
 
 
-async def test_tenants_with_weight_get_more() -> None:
+async def test_tenants_with_weight_get_more(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(tenant_weights="gold=3")
     for seed in range(12):
         plane.submit(seed=seed, tenant="gold", max_tokens=2)
@@ -74,7 +86,7 @@ async def test_tenants_with_weight_get_more() -> None:
     assert 8 <= num_gold <= 10
 
 
-async def test_output_counts_as_it_comes() -> None:
+async def test_output_counts_as_it_comes(busy_plane: BusyPlane) -> None:
     """Who asks for short prompts and long answers is charged for the answers."""
     plane = await busy_plane()
     (worker,) = plane.workers
@@ -88,7 +100,7 @@ async def test_output_counts_as_it_comes() -> None:
     assert order.index(1) >= 9
 
 
-async def test_full_queue_gives_way_to_a_higher_class() -> None:
+async def test_full_queue_gives_way_to_a_higher_class(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(max_queue=3)
     sinks = [
         plane.submit(seed=seed, priority=priority, max_tokens=2)[0]
@@ -105,7 +117,7 @@ async def test_full_queue_gives_way_to_a_higher_class() -> None:
     assert await serve_all(plane) == [2, 3, 0]
 
 
-async def test_full_queue_refuses_the_newcomer_by_setting() -> None:
+async def test_full_queue_refuses_the_newcomer_by_setting(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(max_queue=1, overload="reject_new")
     plane.submit(seed=0, priority=LOW, max_tokens=2)
     with pytest.raises(OverloadedError):
@@ -113,7 +125,7 @@ async def test_full_queue_refuses_the_newcomer_by_setting() -> None:
     assert await serve_all(plane) == [0]
 
 
-async def test_a_flood_cannot_keep_others_out_of_the_queue() -> None:
+async def test_a_flood_cannot_keep_others_out_of_the_queue(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(max_queue=4)
     flood = [plane.submit(seed=seed, tenant="flood", max_tokens=2)[0] for seed in range(4)]
     plane.submit(seed=100, tenant="light", max_tokens=2)
@@ -140,7 +152,7 @@ async def test_what_was_placed_before_is_never_turned_away() -> None:
         assert len(sink.tokens[0]) == 300
 
 
-async def test_many_that_are_late_at_once_are_all_turned_away() -> None:
+async def test_many_that_are_late_at_once_are_all_turned_away(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(max_queue=3000)
     sinks = [plane.submit(seed=seed, deadline_s=0.3)[0] for seed in range(2000)]
     last, _ = plane.submit(seed=5000, max_tokens=2)
@@ -151,7 +163,16 @@ async def test_many_that_are_late_at_once_are_all_turned_away() -> None:
     assert await last.end() is None
 
 
-async def test_the_hopeless_are_refused_at_once_with_a_time_to_come_back() -> None:
+async def test_a_deadline_already_past_is_said_to_be_past(busy_plane: BusyPlane) -> None:
+    plane = await busy_plane()
+    sink, _ = plane.submit(seed=1, deadline_s=-0.1)
+    await plane.until(lambda: sink.ends)
+    assert isinstance(sink.ends[0], DeadlineExceededError)
+
+
+async def test_the_hopeless_are_refused_at_once_with_a_time_to_come_back(
+    busy_plane: BusyPlane,
+) -> None:
     plane = await busy_plane()
     (worker,) = plane.workers
     worker.step_s = 0.01
@@ -168,7 +189,7 @@ async def test_the_hopeless_are_refused_at_once_with_a_time_to_come_back() -> No
     assert (await serve_all(plane)).count(101) == 1
 
 
-async def test_prediction_can_be_turned_off() -> None:
+async def test_prediction_can_be_turned_off(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(early_rejection=False)
     (worker,) = plane.workers
     worker.step_s = 0.01
@@ -190,7 +211,7 @@ async def test_no_worker_at_all_is_no_reason_to_refuse() -> None:
         assert await sink.end() is None
 
 
-async def test_queue_is_counted_by_class_and_named_tenant() -> None:
+async def test_queue_is_counted_by_class_and_named_tenant(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(tenant_weights="gold=2")
     for priority, tenant in ((HIGH, "gold"), (LOW, "anyone"), (LOW, "someone")):
         plane.submit(priority=priority, tenant=tenant, max_tokens=2)
@@ -206,7 +227,7 @@ async def test_queue_is_counted_by_class_and_named_tenant() -> None:
     assert 'baton_queue_seconds_count{priority="low"} 2.0' in plane.metrics.render().decode()
 
 
-async def test_a_displaced_request_hears_of_it_once() -> None:
+async def test_a_displaced_request_hears_of_it_once(busy_plane: BusyPlane) -> None:
     plane = await busy_plane(max_queue=1)
     sink = RecordingSink()
     plane.submit(make_request(priority=LOW), sink)

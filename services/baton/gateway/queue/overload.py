@@ -116,6 +116,9 @@ class Overload:
         wait_s = wait_s or 0.0
         if wait_s + FAR_S < left_s and goal_s is None:
             return None
+        if left_s <= 0:
+            # No prediction is needed: it ends as all do whose deadline has passed.
+            return None
         ttft_s, needed_s = self._predict(running)
         # While requests wait, those who are let in would all end at their very deadlines.
         margin = self._margin(running) if wait_s else 1.0
