@@ -12,11 +12,14 @@ import json
 import logging
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from baton.core.errors import UnavailableError, from_code
 from baton.core.settings import LogSettings
@@ -27,6 +30,8 @@ from baton.telemetry.logging import event
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 START_TIMEOUT_S = 60.0
 # Pause before a process that died is replaced.
 RESTART_S = 1.0
@@ -35,33 +40,34 @@ STOP_MARGIN_S = 5.0
 
 
 class _Sibling:
-    """One further process."""
+    """One further process.
+
+    Started by `subprocess`, which does not fork with gRPC's threads in it, as uvloop's does: a
+    process started that way was dead at once now and then.
+    """
 
     def __init__(self, config: ProcessConfig) -> None:
         self._config = config
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended: asyncio.Future[int] | None = None
 
     async def start(self) -> None:
         """Return when it serves. Raises the error of what could not be had."""
-        process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
+        process = self._process = subprocess.Popen(  # noqa: ASYNC220 - back as soon as it is there
             # Not the folder that the user happens to be in.
-            "-P",
-            "-m",
-            "baton.gateway.process",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            [sys.executable, "-P", "-m", "baton.gateway.process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             pass_fds=[self._config.http_fd],
         )
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(self._config.to_json() + b"\n")
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                line = await process.stdout.readline()
-        except TimeoutError:
+        assert process.stdout is not None
+        self._ended = _in_thread(process.wait)
+        self._tell(self._config.to_json())
+        line = _in_thread(process.stdout.readline)
+        await asyncio.wait([line], timeout=START_TIMEOUT_S)
+        if not line.done():
             process.kill()
-            line = b""
-        said = json.loads(line) if line else {}
+        said = json.loads(await line or b"{}")
         if "code" in said:
             raise from_code(said["code"], said["message"])
         if "ready" not in said:
@@ -69,24 +75,44 @@ class _Sibling:
 
     async def died(self) -> int:
         """Wait for its end; the exit status."""
-        assert self._process is not None
-        return await self._process.wait()
+        assert self._ended is not None
+        return await asyncio.shield(self._ended)
 
     async def stop(self, command: dict[str, object], timeout_s: float) -> None:
         """Tell it how to end, and kill it when it takes too long."""
-        process = self._process
-        if process is None or process.returncode is not None:
+        process, ended = self._process, self._ended
+        if process is None or ended is None or ended.done():
             return
-        assert process.stdin is not None
-        with contextlib.suppress(OSError, RuntimeError):
-            process.stdin.write(json.dumps(command).encode() + b"\n")
-        try:
-            async with asyncio.timeout(timeout_s):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        self._tell(json.dumps(command).encode())
+        await asyncio.wait([ended], timeout=timeout_s)
+        if not ended.done():
+            process.kill()
+            await ended
+
+    def _tell(self, line: bytes) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        # One that is gone has said why, or will be found to have ended.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Its result, from a thread of its own: pools have few, and it may take for ever."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    def run() -> None:
+        result = work()
+        with contextlib.suppress(RuntimeError):  # the loop has ended before
+            loop.call_soon_threadsafe(tell, result)
+
+    threading.Thread(target=run, name="gateway sibling", daemon=True).start()
+    return future
 
 
 class GatewayProcesses:
