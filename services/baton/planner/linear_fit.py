@@ -7,62 +7,91 @@ is said to be whatever they have not told apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 # Of the largest part of a prior; smaller ones count as so large.
 _LEAST_PART = 0.1
+
+Matrix = list[list[float]]
 
 
 class LinearFit:
     """`y = theta . x`. An observation that is 1 / (1 - forgetting) old weighs 1/e; a prior is worth
     `prior_weight` observations like those that there were, and moves most where it is largest: what
     is twice as slow in all is taken to be so in its parts.
+
+    Plain numbers: for the two or three features that there are, arrays would take ten times as
+    long.
     """
 
     def __init__(self, num_features: int, forgetting: float, prior_weight: float) -> None:
         self._forgetting = forgetting
         self._prior_weight = prior_weight
-        self._xx = np.zeros((num_features, num_features))
-        self._xy = np.zeros(num_features)
+        self._xx: Matrix = [[0.0] * num_features for _ in range(num_features)]
+        self._xy = [0.0] * num_features
         # Sum of the observations' weights.
         self._weight = 0.0
         self.num_observations = 0
 
     def add(self, x: Sequence[float], y: float) -> None:
         """One observation."""
-        features = np.asarray(x, float)
-        self._xx *= self._forgetting
-        self._xx += np.outer(features, features)
-        self._xy *= self._forgetting
-        self._xy += features * y
-        self._weight = self._weight * self._forgetting + 1
+        kept = self._forgetting
+        for i, value in enumerate(x):
+            self._xx[i] = [kept * a + value * b for a, b in zip(self._xx[i], x, strict=True)]
+            self._xy[i] = kept * self._xy[i] + value * y
+        self._weight = self._weight * kept + 1
         self.num_observations += 1
 
     def solve(self, prior: Sequence[float]) -> tuple[float, ...]:
         """The coefficients, none negative; `prior` where nothing has been observed."""
         if not self.num_observations:
             return tuple(prior)
-        prior_theta = np.asarray(prior, float)
-        squares = np.diag(self._xx) / self._weight
-        # A feature that was always 0 is the prior's.
-        squares = np.where(squares > 0, squares, 1.0)
-        part = prior_theta * np.sqrt(squares)
-        part = np.maximum(part, _LEAST_PART * part.max()) if part.any() else np.ones_like(part)
-        weight = self._prior_weight * squares * (part.max() / part) ** 2
+        # Mean square of each feature; one that was always 0 is the prior's.
+        squares = [row[i] / self._weight or 1.0 for i, row in enumerate(self._xx)]
+        parts = [theta * math.sqrt(square) for theta, square in zip(prior, squares, strict=True)]
+        largest = max(parts)
+        if not largest:
+            largest, parts = 1.0, [1.0] * len(parts)
+        weights = [
+            self._prior_weight * square * (largest / max(part, _LEAST_PART * largest)) ** 2
+            for square, part in zip(squares, parts, strict=True)
+        ]
         # Features of a size, so that the matrix is well conditioned.
-        scale = 1 / np.sqrt(np.diag(self._xx) + weight)
-        matrix = (self._xx + np.diag(weight)) * np.outer(scale, scale)
-        target = (self._xy + weight * prior_theta) * scale
-        free = np.ones(len(target), bool)
-        theta = np.zeros(len(target))
+        scale = [
+            1 / math.sqrt(row[i] + weight)
+            for i, (row, weight) in enumerate(zip(self._xx, weights, strict=True))
+        ]
+        num = len(scale)
+        matrix = [
+            [(self._xx[i][j] + weights[i] * (i == j)) * scale[i] * scale[j] for j in range(num)]
+            for i in range(num)
+        ]
+        target = [(self._xy[i] + weights[i] * prior[i]) * scale[i] for i in range(num)]
+        free = list(range(num))
+        theta = [0.0] * num
         # Those that come out negative are left out, one less each time, so this ends.
-        while free.any():
-            theta[:] = 0.0
-            theta[free] = np.linalg.solve(matrix[np.ix_(free, free)], target[free])
-            if (theta >= 0).all():
+        while free:
+            found = _solved([[matrix[i][j] for j in free] for i in free], [target[i] for i in free])
+            if min(found) >= 0:
+                for i, value in zip(free, found, strict=True):
+                    theta[i] = value
                 break
-            free &= theta > 0
-            theta[~free] = 0.0
-        return tuple((theta * scale).tolist())
+            free = [i for i, value in zip(free, found, strict=True) if value > 0]
+        return tuple(a * b for a, b in zip(theta, scale, strict=True))
+
+
+def _solved(matrix: Matrix, target: list[float]) -> list[float]:
+    """Gaussian elimination; a positive definite matrix needs no pivoting. Uses up its arguments."""
+    num = len(target)
+    for i in range(num):
+        for j in range(i + 1, num):
+            factor = matrix[j][i] / matrix[i][i]
+            for k in range(i + 1, num):
+                matrix[j][k] -= factor * matrix[i][k]
+            target[j] -= factor * target[i]
+    for i in reversed(range(num)):
+        for k in range(i + 1, num):
+            target[i] -= matrix[i][k] * target[k]
+        target[i] /= matrix[i][i]
+    return target

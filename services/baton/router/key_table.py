@@ -55,9 +55,10 @@ class KeyTable:
     def find(self, keys: Keys) -> Slots:
         """Slots of keys."""
         signed = keys.view(np.int64)
-        slots = np.full(len(signed), -1, np.intp)
+        slots = np.empty(len(signed), np.intp)
+        slots.fill(-1)
         self._look(signed, self._first(signed), slots, None)
-        missing = np.flatnonzero(slots < 0)
+        (missing,) = (slots < 0).nonzero()
         if len(missing):
             rest = signed[missing]
             self._look(rest, self._second(rest), slots, missing)
@@ -104,9 +105,8 @@ class KeyTable:
     ) -> None:
         """Set `slots[where]` of those keys that are in these buckets."""
         equal = self._keys.take(buckets, axis=0) == signed[:, None]
-        hits = np.flatnonzero(equal)
-        rows = hits >> _SLOT_BITS
-        found = (buckets[rows] << _SLOT_BITS) | (hits & (BUCKET_SLOTS - 1))
+        rows, at = equal.nonzero()
+        found = (buckets[rows] << _SLOT_BITS) | at
         slots[rows if where is None else where[rows]] = found
 
     def _insert(

@@ -125,7 +125,7 @@ class Pool:
     def remove(self, row: int) -> None:
         """Let a worker go. Bookings that it still had become void."""
         columns = self.columns
-        self._rates.forget(int(columns.life[row]))
+        self._rates.forget(columns.life.item(row))
         columns.clear(row)
         self._unreported.pop(row, None)
         self._worker_ids[row] = None
@@ -181,7 +181,7 @@ class Pool:
         columns.inflight[row] += sequences
         columns.booked_blocks[row] += blocks
         columns.expected_blocks[row] += expected_blocks
-        life = int(columns.life[row])
+        life = columns.life.item(row)
         booking = Booking(row, life, sequences, tokens, blocks, cached_tokens, expected_blocks)
         if tokens:
             columns.unreported[row] += 1
@@ -263,7 +263,7 @@ class Pool:
 
     def _alike(self, row: int) -> PoolKey:
         columns = self.columns
-        return PoolKey(int(columns.digest[row]), int(columns.role[row]))
+        return PoolKey(columns.digest.item(row), columns.role.item(row))
 
     def _measure(self, row: int, load: session_pb2.Load) -> None:
         """How fast the worker is, and its links."""
@@ -273,14 +273,14 @@ class Pool:
             load.prefill_step_s,
             load.step_s,
             load.num_running,
-            max(0, int(columns.num_blocks[row]) - load.free_blocks),
+            max(0, columns.num_blocks.item(row) - load.free_blocks),
         )
-        learnt = self._rates.observe(int(columns.life[row]), self._alike(row), report)
+        learnt = self._rates.observe(columns.life.item(row), self._alike(row), report)
         links = [link.bytes_per_s for link in load.links if link.is_up and link.bytes_per_s > 0]
         if links:
             columns.link_bytes_per_s[row] = sum(links) / len(links)
         if learnt is Learnt.OF_ALL:
-            self._tell_all(int(columns.digest[row]))
+            self._tell_all(columns.digest.item(row))
         elif learnt is Learnt.OF_WORKER:
             self._take_rates(row, self._rates.prior(self._alike(row)))
         elif links:
@@ -300,7 +300,7 @@ class Pool:
     def _take_rates(self, row: int, prior: Rates) -> None:
         """The worker's rates, `prior` being its pool's."""
         columns = self.columns
-        rates = self._rates.rates(int(columns.life[row]), prior)
+        rates = self._rates.rates(columns.life.item(row), prior)
         columns.prefill_base_s[row] = rates.prefill_base_s
         columns.prefill_s_per_token[row] = rates.prefill_s_per_token
         columns.step_base_s[row] = rates.step_base_s
@@ -313,58 +313,58 @@ class Pool:
     def _derive(self, row: int) -> None:
         """Columns made of others, for one row: cheaper here than for all rows in each choice."""
         columns = self.columns
-        queued = int(columns.queued_prefill_tokens[row]) - int(columns.credited_tokens[row])
-        queued = max(0, queued) + int(columns.unreported_tokens[row])
+        queued = columns.queued_prefill_tokens.item(row) - columns.credited_tokens.item(row)
+        queued = max(0, queued) + columns.unreported_tokens.item(row)
         columns.queued_tokens[row] = queued
-        queue_s = queued * float(columns.prefill_s_per_token[row])
-        columns.queue_s[row] = queue_s + float(columns.prefill_base_s[row])
-        sequences = int(columns.num_running[row]) + int(columns.num_waiting[row])
-        sequences += int(columns.unreported_sequences[row]) + int(columns.awaiting_kv[row])
+        queue_s = queued * columns.prefill_s_per_token.item(row)
+        columns.queue_s[row] = queue_s + columns.prefill_base_s.item(row)
+        sequences = columns.num_running.item(row) + columns.num_waiting.item(row)
+        sequences += columns.unreported_sequences.item(row) + columns.awaiting_kv.item(row)
         columns.sequences[row] = sequences
-        free = int(columns.free_blocks[row]) - int(columns.booked_blocks[row])
-        columns.free_tokens[row] = free * int(columns.block_size[row])
-        num_blocks = int(columns.num_blocks[row])
+        free = columns.free_blocks.item(row) - columns.booked_blocks.item(row)
+        columns.free_tokens[row] = free * columns.block_size.item(row)
+        num_blocks = columns.num_blocks.item(row)
         blocks = num_blocks - free
         # Of what they are expected to write, sequences have on average written half.
-        blocks += int(columns.expected_blocks[row]) // 2
+        blocks += columns.expected_blocks.item(row) // 2
         columns.active_blocks[row] = blocks
-        step_s = float(columns.step_base_s[row])
-        step_s += float(columns.step_s_per_sequence[row]) * (sequences + 1)
-        step_s += float(columns.step_s_per_block[row]) * blocks
+        step_s = columns.step_base_s.item(row)
+        step_s += columns.step_s_per_sequence.item(row) * (sequences + 1)
+        step_s += columns.step_s_per_block.item(row) * blocks
         columns.step_s[row] = step_s
-        prefill_step_s = int(columns.max_batch_tokens[row]) * float(
+        prefill_step_s = columns.max_batch_tokens.item(row) * float(
             columns.prefill_s_per_token[row]
         )
         # A prefill worker decodes nothing.
-        stalled = sequences if int(columns.role[row]) != Role.PREFILL else 0
+        stalled = sequences if columns.role.item(row) != Role.PREFILL else 0
         columns.stalled[row] = stalled
         # A prompt step of no measurable length stalls nobody.
         columns.interleaved[row] = step_s / prefill_step_s if stalled and prefill_step_s else 0.0
-        held = blocks + CACHED_WEIGHT * int(columns.cached_blocks[row])
-        share = sequences / int(columns.max_sequences[row]) + held / max(1, num_blocks)
+        held = blocks + CACHED_WEIGHT * columns.cached_blocks.item(row)
+        share = sequences / columns.max_sequences.item(row) + held / max(1, num_blocks)
         columns.occupancy[row] = share / 2
-        room = int(columns.queue_room[row])
-        has_room = room > int(columns.unreported[row])
+        room = columns.queue_room.item(row)
+        has_room = room > columns.unreported.item(row)
         if not has_room and room:
             # It counts in prompts of mean length; those that were sent may be shorter.
-            most_tokens = QUEUED_STEPS * int(columns.max_batch_tokens[row])
-            has_room = queued < most_tokens and sequences < int(columns.max_sequences[row])
+            most_tokens = QUEUED_STEPS * columns.max_batch_tokens.item(row)
+            has_room = queued < most_tokens and sequences < columns.max_sequences.item(row)
         columns.has_room[row] = has_room
         columns.barrier[row] = 0.0 if has_room else math.inf
 
     def _derive_speed(self, row: int) -> None:
         """The same, for what changes with measurements only."""
         columns = self.columns
-        block_size = int(columns.block_size[row])
-        compute_s = block_size * float(columns.prefill_s_per_token[row])
-        block_bytes = int(columns.block_bytes[row])
-        transfer_s = block_bytes / float(columns.link_bytes_per_s[row])
-        columns.step_s_per_token[row] = float(columns.step_s_per_block[row]) / block_size
+        block_size = columns.block_size.item(row)
+        compute_s = block_size * columns.prefill_s_per_token.item(row)
+        block_bytes = columns.block_bytes.item(row)
+        transfer_s = block_bytes / columns.link_bytes_per_s.item(row)
+        columns.step_s_per_token[row] = columns.step_s_per_block.item(row) / block_size
         columns.block_compute_s[row] = compute_s
         columns.block_transfer_s[row] = transfer_s
         columns.token_transfer_s[row] = transfer_s / block_size
         # Nobody guesses how fast an unknown worker is, nor what a block of unknown size costs.
-        is_known = block_bytes > 0 and bool(columns.prefill_is_measured[row])
+        is_known = block_bytes > 0 and columns.prefill_is_measured.item(row)
         gain_s = max(0.0, compute_s - FETCH_PRICE * transfer_s)
         columns.block_fetch_gain_s[row] = gain_s if is_known else 0.0
 

@@ -42,6 +42,8 @@ _FIRST_LOOK: Final = 256
 _LOOK_GROWTH: Final = 4
 # Stretches of equal sets that are evaluated at once.
 _RUNS_AT_ONCE: Final = 64
+# [tiers, 1]
+_TIERS: Final = np.array([[tier] for tier in IndexTier], np.uint8)
 # Slots that are looked at in one go when a worker is dropped: 1 MiB of them.
 _SWEEP_SLOTS: Final = 2**18
 
@@ -165,30 +167,40 @@ class PrefixIndex:
         """
         self.expire(now)
         seen = len(self._num_blocks)
-        # [tiers, rows]
-        counts = np.zeros((len(IndexTier), seen), np.int64)
+        wanted = seen if num_rows is None else num_rows
+        num_rows = max(seen, wanted)
         set_ids = self._look_up(keys)
-        if len(set_ids):
-            starts = np.flatnonzero(np.diff(set_ids, prepend=np.uint32(0)))
-            lengths = np.diff(starts, append=len(set_ids))
-            unbroken = np.ones(seen, np.bool_)
-            for at in range(0, len(starts), _RUNS_AT_ONCE):
-                some = slice(at, at + _RUNS_AT_ONCE)
-                # [runs, rows]
-                tiers = self._best_tiers(set_ids[starts[some]], seen)
-                held = np.logical_and.accumulate(tiers != ABSENT, axis=0) & unbroken
-                for tier in IndexTier:
-                    counts[tier] += lengths[some] @ (held & (tiers == tier.value))
-                unbroken = held[-1]
-                if not unbroken.any():
-                    break
-        best = int(counts.sum(axis=0).max()) if seen else 0
-        if num_rows is not None and num_rows != seen:
-            fitted = np.zeros((len(IndexTier), num_rows), np.int64)
-            fitted[:, :seen] = counts[:, :num_rows]
-            counts = fitted
-        device, host, disk = counts
+        if not len(set_ids):
+            counts, best = np.zeros((len(IndexTier), num_rows), np.int64), 0
+        else:
+            starts, lengths = _runs(set_ids)
+            if len(starts) == 1:
+                # Somebody holds all of it, and everybody all or nothing.
+                best = len(set_ids)
+                counts = (self._sets.best(int(set_ids[0]), num_rows) == _TIERS) * best
+            else:
+                counts = self._count(set_ids[starts], lengths, num_rows)
+                best = int(counts.sum(axis=0).max())
+        device, host, disk = counts if wanted == num_rows else counts[:, :wanted]
         return Overlap(device, host, disk, best)
+
+    def _count(
+        self, set_ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.intp], num_rows: int
+    ) -> Counts:
+        """Blocks by tier and row, `[tiers, rows]`, of runs of blocks that share a set."""
+        counts = np.zeros((len(IndexTier), num_rows), np.int64)
+        unbroken = np.ones(num_rows, np.bool_)
+        for at in range(0, len(set_ids), _RUNS_AT_ONCE):
+            some = slice(at, at + _RUNS_AT_ONCE)
+            # [runs, rows]
+            tiers = self._best_tiers(set_ids[some], num_rows)
+            held = np.logical_and.accumulate(tiers != ABSENT, axis=0) & unbroken
+            for tier in IndexTier:
+                counts[tier] += lengths[some] @ (held & (tiers == tier.value))
+            unbroken = held[-1]
+            if not unbroken.any():
+                break
+        return counts
 
     def _look_up(self, keys: IndexKeys) -> npt.NDArray[np.uint32]:
         """Set of each key, up to the first one that nobody holds."""
@@ -196,7 +208,7 @@ class PrefixIndex:
         start, size = 0, _FIRST_LOOK
         while start < len(keys):
             slots = self._table.find(keys[start : start + size])
-            unknown = np.flatnonzero(slots < 0)
+            (unknown,) = (slots < 0).nonzero()
             if len(unknown):
                 slots = slots[: unknown[0]]
             parts.append(self._table.values[slots])
@@ -204,6 +216,8 @@ class PrefixIndex:
                 break
             start += size
             size *= _LOOK_GROWTH
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.zeros(0, np.uint32)
 
     def _best_tiers(self, set_ids: npt.NDArray[np.uint32], num_rows: int) -> BestTiers:
@@ -220,12 +234,14 @@ class PrefixIndex:
         """Mask: keys that lack this holder."""
         slots = self._table.find(keys)
         lacks = slots < 0
+        if not len(keys) or lacks.all():
+            return lacks
         # Of unknown keys it is that of some slot, which does not matter.
         set_ids = self._table.values[slots]
-        starts = np.flatnonzero(np.diff(set_ids, prepend=set_ids[:1] + 1))
-        lengths = np.diff(starts, append=len(set_ids))
-        news = [not self._sets.has(set_id, holder) for set_id in set_ids[starts].tolist()]
-        lacks |= np.repeat(np.array(news, np.bool_), lengths)
+        starts, lengths = _runs(set_ids)
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            if not self._sets.has(int(set_ids[start]), holder):
+                lacks[start : start + length] = True
         return lacks
 
     def _add(self, keys: IndexKeys, holder: int) -> int:
@@ -266,9 +282,21 @@ class PrefixIndex:
             return [(first, slots)]
         order = np.argsort(set_ids)
         ordered = set_ids[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] + 1))
+        starts, _ = _runs(ordered)
         parts = np.split(slots[order], starts[1:])
         return list(zip(ordered[starts].tolist(), parts, strict=True))
+
+
+def _runs(
+    set_ids: npt.NDArray[np.uint32],
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Where each stretch of equal ids starts, and how long it is; there is at least one."""
+    (changes,) = (set_ids[1:] != set_ids[:-1]).nonzero()
+    bounds = np.zeros(len(changes) + 2, np.intp)
+    bounds[1:-1] = changes
+    bounds[1:-1] += 1
+    bounds[-1] = len(set_ids)
+    return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
 def _distinct(keys: IndexKeys) -> IndexKeys:

@@ -51,6 +51,7 @@ def document(record: CallRecord) -> JSON:
 def _prompt(record: CallRecord, prompt: PromptOutcome) -> JSON:
     notes = prompt.record
     since = record.arrived
+    attempts = [_attempt(attempt, since) for attempt in notes.attempts]
     return {
         "id": notes.request_id,
         "prompt_tokens": notes.num_prompt_tokens,
@@ -58,9 +59,9 @@ def _prompt(record: CallRecord, prompt: PromptOutcome) -> JSON:
         "num_choices": prompt.num_choices,
         "finish_reasons": list(prompt.finish_reasons),
         "first_token_s": _at(prompt.first_token_at, since),
-        "predicted": _predicted(prompt),
+        "predicted": _predicted(prompt, attempts),
         "phases": _phases(record, prompt),
-        "attempts": [_attempt(attempt, since) for attempt in notes.attempts],
+        "attempts": attempts,
         "moves": [
             {
                 "from": move.origin,
@@ -166,13 +167,12 @@ def _phases(record: CallRecord, prompt: PromptOutcome) -> list[JSON]:
     return phases
 
 
-def _predicted(prompt: PromptOutcome) -> JSON | None:
+def _predicted(prompt: PromptOutcome, attempts: list[JSON]) -> JSON | None:
     """What the router expected of the first placement, beside what came."""
-    notes = prompt.record
-    first = notes.attempts[0] if notes.attempts else None
-    if first is None or first.choice is None:
+    if not attempts or attempts[0]["choice"] is None:
         return None
-    predicted = first.choice.to_json().get("predicted") or {}
+    predicted = attempts[0]["choice"].get("predicted") or {}
+    first = prompt.record.attempts[0]
     num_gaps = prompt.num_tokens - prompt.num_choices
     duration_s = prompt.last_token_at - prompt.first_token_at
     came = prompt.first_token_at

@@ -65,6 +65,8 @@ class RecordWriter:
                 await self._flush(self._max_waiting)
         except (TimeoutError, BatonError):
             self._metrics.dropped_records.inc(len(self._special) + len(self._ordinary))
+        except Exception:
+            log.exception(*event("records_not_written"))
 
     def offer(self, record: CallRecord) -> None:
         """Have it written, or count it as dropped."""
