@@ -6,9 +6,10 @@ policy made of them is computed again when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,13 @@ from baton.router.prefix_index import Overlap
 from baton.router.selection import Selection, Stage
 
 MAX_CANDIDATES = 16
+
+
+class _Look(NamedTuple):
+    """See `_Candidates.look`."""
+
+    view: RequestView
+    columns: Columns
 
 
 class _Candidates:
@@ -40,12 +48,12 @@ class _Candidates:
         self._snapshot = pool.columns.snapshot(rows)
         self._overlap = None if view.overlap is None else _part(view.overlap, rows)
 
-    def look(self, view: RequestView) -> tuple[RequestView, Columns]:
+    def look(self, view: RequestView) -> _Look:
         """What the policy saw: the request, and columns that have a row for each of them."""
-        return replace(view, overlap=self._overlap), Columns.of(self._snapshot)
+        return _Look(replace(view, overlap=self._overlap), Columns.of(self._snapshot))
 
-    def describe(self, policy: Policy, view: RequestView) -> Iterator[dict[str, Any]]:
-        view, columns = self.look(view)
+    def describe(self, policy: Policy, look: _Look) -> Iterator[dict[str, Any]]:
+        view, columns = look
         rows = slice(0, len(self.workers))
         stages = {
             "alone": ("prefill_", "decode_"),
@@ -53,7 +61,7 @@ class _Candidates:
             "decode": ("decode_", "transfer_"),
         }
         terms = {
-            name: term
+            name: term.tolist()
             for name, term in policy.terms(view, columns, rows).items()
             if name.startswith(stages[self.stage])
         }
@@ -115,27 +123,30 @@ class Choice:
         """Times in seconds, null while nothing has been measured; a score is null without room."""
         alone, pair = self._alternatives or (None, None)
         candidates = self._candidates.values()
+        looks = {one.stage: one.look(self._view) for one in candidates}
         return {
             "policy": self._policy.name,
             "reason": self._reason(),
             "prefill": self.prefill,
             "decode": self.decode,
             "fetch_from": self.fetch_from,
-            "predicted": self._predicted(),
+            "predicted": self._predicted(looks),
             "alone_s": None if alone is None else _number(alone[1]),
             "pair_s": None if pair is None else _number(pair[1]),
             "num_candidates": {one.stage: one.num_compared for one in candidates},
             "candidates": [
-                worker for one in candidates for worker in one.describe(self._policy, self._view)
+                worker
+                for one in candidates
+                for worker in one.describe(self._policy, looks[one.stage])
             ],
         }
 
-    def _predicted(self) -> dict[str, Any]:
+    def _predicted(self, looks: Mapping[str, _Look]) -> dict[str, Any]:
         """For the chosen workers. What is fetched counts as cached."""
         target = self._candidates.get("decode") or self._candidates["alone"]
         source = target if self.prefill is None else self._candidates["prefill"]
         assert source.chosen is not None and target.chosen is not None, "both were chosen"
-        view, columns = source.look(self._view)
+        view, columns = looks[source.stage]
         row = slice(source.chosen, source.chosen + 1)
         cached = forecast.cached_blocks(view, row)
         blocks, saved_s = 0 if cached is None else int(cached[0]), 0.0
@@ -151,7 +162,7 @@ class Choice:
         is_measured = bool(columns.prefill_is_measured[source.chosen])
         if is_measured:
             predicted["ttft_s"] = _number(forecast.ttft_s(view, columns, row)[0] - saved_s)
-        view, columns = target.look(self._view)
+        view, columns = looks[target.stage]
         row = slice(target.chosen, target.chosen + 1)
         if columns.step_is_measured[target.chosen]:
             predicted["tpot_s"] = _number(forecast.tpot_s(view, columns, row)[0])
@@ -201,4 +212,5 @@ def _id(pool: Pool, row: int | None) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    return round(float(value), 6) if np.isfinite(value) else None
+    number = float(value)
+    return round(number, 6) if math.isfinite(number) else None

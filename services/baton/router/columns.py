@@ -41,6 +41,7 @@ class Columns:
     # Interned names (`Pool.intern`), Role, and a hash of the worker's id.
     model: Array
     digest: Array
+    revision: Array
     role: Array
     id_hash: Array
     # Capacity, from the lease; bytes of KV in a block, 0 when unknown.
@@ -127,6 +128,7 @@ class Columns:
         np.int64: (
             "model",
             "digest",
+            "revision",
             "role",
             "num_blocks",
             "block_size",
@@ -181,8 +183,8 @@ class Columns:
     def _set(self, blocks: Snapshot) -> None:
         self._blocks = blocks
         for block, names in zip(blocks, self._NAMES.values(), strict=True):
-            for name, column in zip(names, block, strict=True):
-                setattr(self, name, column)
+            # Iterating over a block gives its columns.
+            self.__dict__.update(zip(names, block, strict=True))
 
     def __len__(self) -> int:
         return len(self.used)

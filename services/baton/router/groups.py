@@ -1,4 +1,4 @@
-"""Workers that may serve a model now, by digest and role: what each choice starts from."""
+"""Workers that may serve a model now, by revision, digest and role: what a choice starts from."""
 
 from __future__ import annotations
 
@@ -32,8 +32,14 @@ class RowSet:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Workers of one digest, which could all exchange KV. `generating`: those that can decode."""
+    """Workers of one revision and digest, as numbers: pairs are formed among them.
 
+    `generating`: those that can decode. `everyone`: all of the digest, whatever their revision, who
+    could all exchange KV; a prefix may be fetched from any of them.
+    """
+
+    revision: int
+    digest: int
     prefill: RowSet
     decode: RowSet
     both: RowSet
@@ -42,6 +48,8 @@ class Group:
 
     def without(self, rows: frozenset[int]) -> Group:
         return Group(
+            self.revision,
+            self.digest,
             self.prefill.without(rows),
             self.decode.without(rows),
             self.both.without(rows),
@@ -56,20 +64,34 @@ def candidates(columns: Columns, model: int) -> RowNumbers:
 
 
 def groups(columns: Columns, model: int) -> tuple[Group, ...]:
-    """The candidates, grouped."""
+    """The candidates, grouped; those of a revision side by side."""
     rows = candidates(columns, model)
-    digests = columns.digest[rows]
+    digests, revisions = columns.digest[rows], columns.revision[rows]
     # `np.unique` would import a large part of numpy while the first request waits.
-    found = sorted(set(digests.tolist()))
-    return tuple(_group(columns, rows[digests == digest]) for digest in found)
+    found = sorted(set(zip(revisions.tolist(), digests.tolist(), strict=True)))
+    everyone = {digest: RowSet(rows[digests == digest]) for _, digest in found}
+    return tuple(
+        _group(
+            columns,
+            revision,
+            digest,
+            rows[(revisions == revision) & (digests == digest)],
+            everyone[digest],
+        )
+        for revision, digest in found
+    )
 
 
-def _group(columns: Columns, rows: RowNumbers) -> Group:
+def _group(
+    columns: Columns, revision: int, digest: int, rows: RowNumbers, everyone: RowSet
+) -> Group:
     role = columns.role[rows]
     return Group(
+        revision=revision,
+        digest=digest,
         prefill=RowSet(rows[role == _PREFILL]),
         decode=RowSet(rows[role == _DECODE]),
         both=RowSet(rows[role == _ANY]),
         generating=RowSet(rows[role != _PREFILL]),
-        everyone=RowSet(rows),
+        everyone=everyone,
     )

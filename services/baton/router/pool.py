@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from baton.planner.rates import Learnt, PoolKey, RateFits, Rates, StepReport
 from baton.router.columns import LEAST_ROWS, Columns, Role, RowNumbers
 from baton.router.groups import Group, candidates, groups
+from baton.router.traffic import Split
 from baton.v1 import common_pb2, session_pb2
 
 # Until a link has been measured: TCP on a 10 Gb/s network.
@@ -66,12 +68,15 @@ class Pool:
         # By model; emptied when a worker comes or goes, or changes what it may do.
         self._candidates: dict[str, RowNumbers] = {}
         self._groups: dict[str, tuple[Group, ...]] = {}
+        self._splits: dict[str, Split] = {}
+        # Of revisions, set by an operator.
+        self._weights: Mapping[str, float] = {}
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.columns.used))
 
     def intern(self, name: str) -> int:
-        """A number for a model's name or a digest."""
+        """A number for a model's name, a digest or a revision."""
         return self._names.setdefault(name, len(self._names))
 
     def worker_id(self, row: int) -> str:
@@ -80,6 +85,10 @@ class Pool:
         if worker_id is None:
             raise KeyError(row)
         return worker_id
+
+    def kind(self, row: int) -> tuple[int, int]:
+        """The worker's revision and digest, interned."""
+        return self.columns.revision.item(row), self.columns.digest.item(row)
 
     # --- workers ---
 
@@ -112,6 +121,7 @@ class Pool:
         columns = self.columns
         columns.model[row] = self.intern(lease.model)
         columns.digest[row] = self.intern(lease.digest)
+        columns.revision[row] = self.intern(lease.revision)
         columns.role[row] = lease.role
         columns.num_blocks[row] = lease.capacity.num_blocks
         columns.block_size[row] = max(1, lease.capacity.block_size)
@@ -245,11 +255,26 @@ class Pool:
         return found
 
     def groups(self, model: str) -> tuple[Group, ...]:
-        """The same, by digest and role."""
+        """The same, by revision, digest and role."""
         found = self._groups.get(model)
         if found is None:
             found = self._groups[model] = groups(self.columns, self._names.get(model, -1))
         return found
+
+    def split(self, model: str) -> Split:
+        """How new requests for a model are split between the revisions that serve it now."""
+        found = self._splits.get(model)
+        if found is None:
+            groups = self.groups(model)
+            numbers = {group.revision for group in groups}
+            names = {number: name for name, number in self._names.items() if number in numbers}
+            found = self._splits[model] = Split(self.columns, groups, names, self._weights)
+        return found
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """An operator's weights of revisions; empty: capacity decides."""
+        self._weights = weights
+        self._splits.clear()
 
     def has_room(self, model: str) -> bool:
         """Some worker's waiting queue takes one more prompt for a model."""
@@ -258,6 +283,7 @@ class Pool:
     def _regroup(self) -> None:
         self._candidates.clear()
         self._groups.clear()
+        self._splits.clear()
 
     # --- what follows from what is known ---
 

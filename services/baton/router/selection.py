@@ -4,6 +4,9 @@ A worker of role `any` serves a request alone. A decode worker is paired with a 
 the same digest, unless it had better compute the prompt itself (`router.disaggregation`); where no
 prefill worker is alive, or the request asks for it, it always does, so losing the prefill pool
 slows answers but does not stop them.
+
+Where workers of several revisions serve a model, `router.traffic` says which of them a request may
+go to, and in which order.
 """
 
 from __future__ import annotations
@@ -56,9 +59,23 @@ def select(view: RequestView, pool: Pool, policy: Policy, rng: random.Random) ->
     Equal scores are drawn with `rng`, so that several gateways do not move in step.
     """
     groups = pool.groups(view.model)
-    if view.avoid:
-        groups = _without(groups, view.avoid)
     choice = _Choice(view, pool.columns, policy, rng)
+    # They are in the order of their revisions.
+    if len(groups) < 2 or groups[0].revision == groups[-1].revision:
+        return _best(_without(groups, view.avoid), choice, rng)
+    turns = pool.split(view.model).turns(view.request_id, view.began_in)
+    fresh = [tuple(group.without(view.avoid) for group in turn) for turn in turns]
+    if any(len(group.generating) for turn in fresh for group in turn):
+        turns = fresh
+    for turn in turns:
+        found = _best(turn, choice, rng)
+        if found is not None:
+            return found
+    return None
+
+
+def _best(groups: tuple[Group, ...], choice: _Choice, rng: random.Random) -> Selection | None:
+    """The best placement in any of the groups."""
     best: list[Selection] = []
     for group in groups:
         option = choice.best_of(group)
@@ -216,6 +233,8 @@ class _Choice:
 
 def _without(groups: tuple[Group, ...], avoid: frozenset[int]) -> tuple[Group, ...]:
     """Leave out workers that failed the request, unless no one else can generate."""
+    if not avoid:
+        return groups
     others = tuple(group.without(avoid) for group in groups)
     return others if any(len(group.generating) for group in others) else groups
 

@@ -23,7 +23,8 @@ class RequestView:
     `overlap` counts blocks of them that caches hold, for every row of the columns and at least one
     token less than all; None when nobody has looked. `affinity` is the same for requests that
     belong together, or empty. `expected_output` is the predicted number of output tokens of each
-    choice, 0 when unknown.
+    choice, 0 when unknown. `request_id` draws its revision, where there are several; `began_in` is
+    that (with the digest, both as the pool's numbers) of the worker that gave it its first tokens.
     """
 
     model: str
@@ -34,6 +35,8 @@ class RequestView:
     overlap: Overlap | None = None
     affinity: str = ""
     expected_output: int = 0
+    request_id: str = ""
+    began_in: tuple[int, int] | None = None
 
 
 @runtime_checkable
