@@ -19,8 +19,9 @@ from fakes.deployment import Deployment, deployment, wait_for
 from fakes.mortal_worker import EXIT_STATUS
 
 FLAGS = ("--engine", "mock", "--mock-step-ms", "5", "--kv-blocks", "400")
-# Chunked prefill, so that there is something between the first write and the commit.
-ENVIRONMENT = {"BATON_ENGINE__MAX_BATCH_TOKENS": "64"}
+# Chunked prefill, so that there is something between the first write and the commit. By caches,
+# the same prompts would go to whoever had them before, and a new worker might never get one.
+ENVIRONMENT = {"BATON_ENGINE__MAX_BATCH_TOKENS": "64", "BATON_ROUTER__POLICY": "round_robin"}
 REQUESTS = 12
 
 STEPS = [
