@@ -40,7 +40,7 @@ def test_the_script_does_what_the_table_does_number_by_number(
     table, now_us = LimitTable(), START_US
     for wait_us, step in script:
         now_us += wait_us
-        answer = run([], ["p:limit:", redis_limits.encode([step]), now_us])
+        answer = run(["p:lasting"], ["p:limit:", redis_limits.encode([step]), now_us])
         assert redis_limits.decode(answer) == [table.apply(now_us, step)]
 
 
@@ -53,8 +53,11 @@ def test_everything_but_a_budget_for_ever_expires(redis: Redis) -> None:
         Limit("budget", LimitKind.TOTAL, 5, 0),
     ]
     step = LimitStep(Verb.TAKE, "r", tuple(Charge(limit, 1) for limit in limits))
-    redis.register_script(redis_limits.LIMIT)([], ["p:limit:", redis_limits.encode([step])])
+    run = redis.register_script(redis_limits.LIMIT)
+    run(["p:lasting"], ["p:limit:", redis_limits.encode([step])])
+    assert redis.zrange("p:lasting", 0, -1) == [b"p:limit:budget"]
     assert sorted(redis.keys("*")) == [
+        b"p:lasting",
         b"p:limit:budget",
         b"p:limit:month",
         b"p:limit:rate",
@@ -72,7 +75,7 @@ def test_a_clock_that_is_set_back_costs_at_most_the_longest_debt(redis: Redis) -
     step = LimitStep(Verb.TAKE, "r", (Charge(limit, 6),))
 
     def apply(now_us: int, what: LimitStep) -> bool:
-        answer = run([], ["p:limit:", redis_limits.encode([what]), now_us])
+        answer = run(["p:lasting"], ["p:limit:", redis_limits.encode([what]), now_us])
         return redis_limits.decode(answer)[0].granted
 
     year_us = 365 * 86400 * 1_000_000

@@ -212,7 +212,7 @@ class LimitSuite:
         await backend.stop()
         with pytest.raises(StoreUnavailableError) as caught:
             await store.limit([take((total(1), 1))])
-        assert backend.url in caught.value.message
+        assert backend.url in str(caught.value)
         await backend.start()
         await when_up(store)
         assert (await store.limit([take((total(1), 1))]))[0].granted

@@ -126,9 +126,16 @@ class RateLimitError(BatonError):
 
 
 class QuotaError(BatonError):
-    """The budget of the API key, or of its tenant, is used up."""
+    """The budget of the API key, or of its tenant, is used up.
+
+    `retry_after_s`: until its next day or month; None when no waiting helps.
+    """
 
     code = "insufficient_quota"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(BatonError):

@@ -13,15 +13,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from baton.core import hub
 from baton.core.errors import ConfigError, ModelLoadError
+from baton.core.hub import ByteProgress
 
 EMBEDDED = "baton-tiny"
 """The source name of the model inside the package."""
 
-# What a worker reads of a hub repository; `*` crosses folders, so those are ruled out below.
-_WANTED = ["*.json", "*.jinja"]
 _WEIGHTS = "*.safetensors"
-_UNWANTED = ["*/*", "consolidated*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
@@ -35,13 +34,17 @@ _NUM_SAMPLES = 16
 
 
 def resolve(
-    source: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True
+    source: str | os.PathLike[str],
+    revision: str | None = None,
+    progress: ByteProgress | None = None,
+    *,
+    weights: bool = True,
 ) -> Path:
     """The folder of `source`: `baton-tiny`, an existing folder, or a hub id (downloaded).
 
     The folder is checked: config, tokenizer and, unless `weights` is False (for gateways, which
-    then fetch none), complete safetensors. `revision` (branch, tag, commit) is for hub ids.
-    Raises ModelLoadError.
+    then fetch none), complete safetensors. `revision` (branch, tag, commit) is for hub ids;
+    `progress` hears of their download, from another thread. Raises ModelLoadError.
     """
     text = os.fspath(source)
     path = _path(text)
@@ -57,7 +60,7 @@ def resolve(
             "like org/name"
         )
     else:
-        folder = _download(text, revision, weights)
+        folder = hub.download(text, revision, weights=weights, progress=progress)
     config(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelLoadError(
@@ -77,7 +80,7 @@ def served_name(source: str | os.PathLike[str]) -> str:
     if text == EMBEDDED or not path.is_dir():
         return text.rstrip("/").rsplit("/", 1)[-1]
     path = path.absolute()
-    if _commit(path):  # .../models--org--name/snapshots/<commit> of the hub's cache
+    if commit(path):  # .../models--org--name/snapshots/<commit> of the hub's cache
         return path.parent.parent.name.rsplit("--", 1)[-1]
     return path.resolve().name
 
@@ -93,7 +96,7 @@ def identity(folder: str | os.PathLike[str], revision: str | None = None) -> str
     document = {k: v for k, v in config(root).items() if k not in _NOT_IDENTITY}
     h = hashlib.blake2b(digest_size=16)
     _feed(h, _canonical(document))
-    _feed(h, (_commit(root) or revision or "").encode())
+    _feed(h, (commit(root) or revision or "").encode())
     for file in weight_files(root):
         header, start, end = _header(file)
         _feed(h, file.name.encode())
@@ -180,40 +183,6 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
     raise ModelLoadError(f"{root} has no safetensors weights; download model.safetensors there")
 
 
-def _download(hub_id: str, revision: str | None, weights: bool) -> Path:
-    # Imported here: it takes a third of a second, and folders need none of it.
-    from huggingface_hub import errors, snapshot_download
-
-    at = f"{hub_id} (revision {revision})" if revision else hub_id
-    try:
-        folder = snapshot_download(
-            hub_id,
-            revision=revision,
-            allow_patterns=[*_WANTED, _WEIGHTS] if weights else _WANTED,
-            ignore_patterns=_UNWANTED,
-        )
-    except errors.GatedRepoError as error:
-        raise ModelLoadError(
-            f"{at} is gated: accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelLoadError(f"{hub_id} has no revision {revision}; check --revision") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelLoadError(
-            f"no folder and no model on the hub named {hub_id}; give {EMBEDDED}, a folder or a "
-            "hub id, and set HF_TOKEN if the model is private"
-        ) from error
-    except errors.HFValidationError as error:
-        raise ModelLoadError(f"{hub_id} is neither a folder nor a hub id: {error}") from error
-    except Exception as error:  # its HTTP client, and so the client's errors, differ by version
-        raise ModelLoadError(
-            f"there is no folder {hub_id}, and the hub could not be reached for it "
-            f"({type(error).__name__}); check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give "
-            "a folder"
-        ) from error
-    return Path(folder)
-
-
 def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     """(header, start, end) of a safetensors file: its JSON and the byte range of its data.
 
@@ -256,8 +225,8 @@ def _path(text: str) -> Path:
         return Path(text)
 
 
-def _commit(folder: Path) -> str | None:
-    """The commit of a folder in the hub's cache."""
+def commit(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache; None for others."""
     folder = folder.absolute()
     in_cache = folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)
     return folder.name if in_cache else None

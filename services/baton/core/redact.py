@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 def redact_url(url: str) -> str:
     """`url` with `***` for its password; anything that is not a URL stays as it is."""
-    url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)
+    url = re.sub(r"([?&](?:sentinel_)?password=)[^&]*", r"\1***", url)
     try:
         parts = urlsplit(url)
         password = parts.password
@@ -16,6 +16,6 @@ def redact_url(url: str) -> str:
         password = None
     if password is None:
         # With an unescaped "/" in it, it does not look like one.
-        return re.sub(r"^(\w+://[^:/@]*:).*@", r"\1***@", url)
+        return re.sub(r"^([\w+]+://[^:/@]*:).*@", r"\1***@", url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -8,13 +8,13 @@ docstrings become `docs/settings.md`. Loading, with errors for unknown names, is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from baton.core.named_numbers import check_classes, check_weights
-from baton.core.store_url import EMBEDDED, check_store_url
+from baton.core.store_url import EMBEDDED, check_store_url, with_login
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 QueueOrder = Literal["fcfs", "priority"]
@@ -119,6 +119,8 @@ class GatewaySettings(Group):
     """Shares of tenants that differ from 1, as `gold=3,trial=0.5`; also labels of metrics."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     """Largest request body."""
+    status_window_s: float = Field(300.0, gt=0)
+    """/v1/baton/status tells of the requests that ended within so many seconds."""
     shutdown_grace_s: float = Field(2.0, ge=0)
     """Time that open streams get when Ctrl-C, or the end of `baton serve`, stops the gateway."""
     unready_wait_s: float = Field(3.0, ge=0)
@@ -149,12 +151,23 @@ class GatewaySettings(Group):
     """How long a broken worker stream may take to resume before the worker counts as lost."""
     tokenizer_cache_bytes: int = Field(64 * 2**20, ge=0)
     """Memory for texts and their tokens, so that known turns of a chat are not tokenized again."""
+    tls_cert_file: Path | None = None
+    """Speak TLS on the HTTP and the gRPC port, with the certificate (and its chain) in this PEM
+    file; it is read again when it changes. See docs/tls.md."""
+    tls_key_file: Path | None = None
+    """PEM file with that certificate's key, without a password."""
     trust_request_chat_template: bool = False
     """Run the `chat_template` of requests: a program in a sandbox whose time has no bound."""
     response_ttl_s: float = Field(3600.0, ge=0)
     """How long /v1/responses are kept for `previous_response_id`; 0 keeps none."""
     max_responses_bytes: int = Field(64 * 2**20, ge=0)
     """Room in the store for the responses that one gateway process keeps; the oldest go first."""
+
+    @model_validator(mode="after")
+    def _cert_with_key(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("name both gateway.tls_cert_file and gateway.tls_key_file, or neither")
+        return self
 
 
 class RouterSettings(Group):
@@ -200,13 +213,33 @@ class WorkerSettings(Group):
     """A worker process apart from its engine."""
 
     host: str = "127.0.0.1"
-    """Address that the worker's gRPC server listens on and is reached at; its port is dynamic.
+    """Address that the worker's gRPC server listens on and is reached at.
 
     With workers on several nodes, each needs an address of its own node here."""
+    port: int = Field(0, ge=0, le=65535)
+    """gRPC port; 0 takes any free one, which gateways learn from the store."""
+    health_port: int | None = Field(None, ge=0, le=65535)
+    """Port of /startupz, /livez, /readyz, /progress and /metrics (see docs/worker.md); 0 takes any
+    free one and prints it; by default there is none."""
+    health_host: str | None = None
+    """Address that this port is on; by default that of `host`."""
+    stuck_after_s: float = Field(300.0, gt=0)
+    """/livez says that the worker is stuck once its engine's loop has stood still for so long; one
+    step of a large prompt, or its first compilation of a kernel, must take less."""
+    ray: bool = False
+    """Run the worker as an actor of a local Ray that is started for it alone."""
     role: Literal["prefill", "decode", "any"] = "any"
     """What the worker is for."""
     worker_id: str | None = None
     """Stable name; drawn when absent."""
+    revision: str | None = None
+    """Which rollout the worker belongs to: an opaque name, by which requests may be split."""
+    node: str | None = None
+    """Name of the machine in listings; by default its host name."""
+    zone: str | None = None
+    """Failure domain of its node. Reserved: nothing reads it yet."""
+    fabric: str | None = None
+    """Fast network that its node is on. Reserved: nothing reads it yet."""
     lease_ttl_s: float = Field(10.0, gt=0)
     """A worker that has not renewed for this long leaves the store."""
     lease_renew_s: float = Field(2.0, gt=0)
@@ -300,7 +333,12 @@ class StoreSettings(Group):
     """Discovery."""
 
     url: Annotated[str, AfterValidator(check_store_url)] = EMBEDDED
-    """embedded, grpc://HOST:PORT or redis://HOST:PORT/DB."""
+    """embedded, grpc://HOST:PORT, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,HOST:PORT/MASTER
+    or redis+cluster://HOST:PORT,HOST:PORT; with USER:PASSWORD@ before the hosts, rediss for TLS."""
+    username: str | None = None
+    """Redis: who logs in, where that is not in `url` but comes from elsewhere. It is put there."""
+    password: str | None = None
+    """Redis: its password, likewise; no character of it needs escaping."""
     host: str = "127.0.0.1"
     """Embedded store: address that it listens on."""
     port: int = Field(0, ge=0, le=65535)
@@ -308,8 +346,51 @@ class StoreSettings(Group):
     file: Path | None = None
     """Embedded store: file that keeps API keys and other lasting entries from one start to the
     next; by default they end with the process."""
-    key_prefix: str = "baton"
-    """Prefix of every key: deployments that share a store keep apart by it."""
+    key_prefix: str = Field("baton", pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")
+    """Prefix of every key: deployments that share a store keep apart by it. (In a Redis Cluster it
+    is put in braces, which makes it the hash tag.)"""
+    lasting_ttl_s: float | None = Field(None, ge=60)
+    """Redis: API keys and whatever else has no TTL of its own goes when no gateway has run for so
+    long, as after a deployment was deleted; by default it stays."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _login_into_url(cls, data: Any) -> Any:
+        """So that a password is in one place only, which everything that prints knows of."""
+        if not isinstance(data, dict):
+            return data
+        username, password = data.get("username"), data.get("password")
+        if not username and not password:
+            return data
+        url = with_login(str(data.get("url", EMBEDDED)), username, password)
+        return {**data, "url": url, "username": None, "password": None}
+
+
+class TlsSettings(Group):
+    """Mutual TLS on the gRPC connections between Baton's own processes, beside the deployment's
+    token; off without these files. See docs/tls.md."""
+
+    cert_file: Path | None = None
+    """PEM file with this process's certificate (and its chain), which is for servers and clients
+    and has the name `server_name`; it is read again when it changes."""
+    key_file: Path | None = None
+    """PEM file with that certificate's key, without a password."""
+    ca_file: Path | None = None
+    """PEM file with the authorities that sign the certificates of this deployment."""
+    server_name: str = "baton"
+    """DNS name in the certificate of every process; addresses do not matter."""
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        files = {
+            "tls.cert_file": self.cert_file,
+            "tls.key_file": self.key_file,
+            "tls.ca_file": self.ca_file,
+        }
+        missing = [name for name, file in files.items() if file is None]
+        if missing and len(missing) < len(files):
+            raise ValueError(f"mutual TLS takes three files; name also {' and '.join(missing)}")
+        return self
 
 
 class ClusterSettings(Group):
@@ -353,6 +434,7 @@ class Settings(BaseSettings):
     tiers: TierSettings = TierSettings()
     records: RecordSettings = RecordSettings()
     store: StoreSettings = StoreSettings()
+    tls: TlsSettings = TlsSettings()
     cluster: ClusterSettings = ClusterSettings()
     log: LogSettings = LogSettings()
     token_file: Path | None = None

@@ -23,6 +23,7 @@ from baton.core.errors import (
 from baton.gateway import errors
 from baton.gateway.api import anthropic_errors, health, openapi
 from baton.gateway.api import keys as key_api
+from baton.gateway.api import operator as operator_api
 from baton.gateway.api import requests as explain_api
 from baton.gateway.api.anthropic import CountTokens, Messages
 from baton.gateway.api.openai import ChatCompletions, Completions
@@ -60,11 +61,14 @@ class GatewayApp(Starlette):
         def view(path: str, answer: Answer, *methods: str) -> Route:
             return Route(path, View(source, answer), methods=methods or ["GET"])
 
+        def post(path: str, endpoint: ASGIApp) -> Route:
+            return Route(path, endpoint, methods=["POST"])
+
         metrics = View(source, health.metrics, bytes, CONTENT_TYPE)
         routes = [
             # Its POSTs never come here (see `__call__`); a refusal is to name both methods.
             view("/v1/baton/keys", key_api.listed, "GET", "POST"),
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in self._posts.items()),
+            *(post(path, endpoint) for path, endpoint in self._posts.items()),
             view("/v1/responses/{response_id}", stored_response, "GET", "DELETE"),
             view("/v1/models", health.models),
             view("/v1/models/{model:path}", health.model),
@@ -72,6 +76,10 @@ class GatewayApp(Starlette):
             view("/v1/baton/requests/{id:path}", explain_api.one),
             view("/v1/baton/keys/{id}", key_api.revoked, "DELETE"),
             view("/v1/baton/workers", health.workers),
+            post("/v1/baton/workers/{id}/drain", operator_api.Drain(source)),
+            post("/v1/baton/workers/{id}/undrain", operator_api.Undrain(source)),
+            view("/v1/baton/status", operator_api.status),
+            Route("/v1/baton/traffic", operator_api.TrafficApp(source), methods=["GET", "PUT"]),
             view("/health", health.health),
             view("/ready", health.ready),
             Route("/metrics", metrics, methods=["GET"]),
@@ -95,9 +103,11 @@ class GatewayApp(Starlette):
             if scope["method"] == "POST" and (endpoint := self._posts.get(scope["path"])):
                 await endpoint(scope, receive, send)
                 return
-            access = None if self.context is None else self.context.access
-            if access is not None and not await access.guard(scope, send):
-                return
+            context = self.context
+            if context is not None:
+                guard = context.operations.access.guard
+                if not await guard(context.access, scope, send):
+                    return
         await super().__call__(scope, receive, send)
 
     def _source(self) -> Context:

@@ -16,6 +16,7 @@ from baton.gateway.generation import Generator
 from baton.gateway.hints import Prefetcher
 from baton.gateway.http.flushes import Flushes
 from baton.gateway.keys.access import Access
+from baton.gateway.operations import Operations
 from baton.gateway.queue.priority_classes import Priorities
 from baton.gateway.records.record_book import RecordBook
 from baton.telemetry.metrics import Metrics
@@ -41,6 +42,7 @@ class Context:
     records: RecordBook
     answers: OpenAnswers
     responses: KeptResponses
+    operations: Operations
     # It is told to stop: it still serves, and wants to be sent nothing more.
     is_leaving: bool = False
     # None where nobody is asked for an API key.
@@ -77,7 +79,9 @@ class Context:
         """Metrics of a served model (or NO_MODEL) and API."""
         found = self._series.get((model, api))
         if found is None:
-            found = self._series[model, api] = ModelMetrics(self.metrics, model, api)
+            found = self._series[model, api] = ModelMetrics(
+                self.metrics, model, api, self.operations.recent
+            )
         return found
 
 

@@ -15,6 +15,7 @@ from baton.core.errors import (
     InvalidKeyError,
     MethodNotAllowedError,
     OverloadedError,
+    QuotaError,
     RateLimitError,
     UnavailableError,
 )
@@ -89,7 +90,7 @@ def headers(error: BatonError) -> list[tuple[bytes, bytes]]:
     """Headers that an error response has beside the usual ones."""
     if (seconds := _retry_after_s(error)) is not None:
         after = (b"retry-after", b"%d" % max(1, math.ceil(seconds)))
-        if isinstance(error, RateLimitError):
+        if isinstance(error, RateLimitError | QuotaError):
             # OpenAI's SDK knows it, and it may be far less than a second.
             return [after, (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000)))]
         return [after]
@@ -102,7 +103,7 @@ def headers(error: BatonError) -> list[tuple[bytes, bytes]]:
 
 def _retry_after_s(error: BatonError) -> float | None:
     """When another try may succeed, if that can be said."""
-    if isinstance(error, OverloadedError | RateLimitError | UnavailableError):
+    if isinstance(error, OverloadedError | RateLimitError | QuotaError | UnavailableError):
         return error.retry_after_s
     return None
 

@@ -64,6 +64,8 @@ class Placer:
             expected_output=self._output_lengths.predict(
                 request.model, request.tenant, request.sampling.max_tokens
             ),
+            request_id=request.request_id,
+            began_in=running.placed_in if ownership.attempt and ownership.num_generated else None,
         )
 
     def place(self, running: Running) -> bool:
@@ -76,6 +78,7 @@ class Placer:
         selection = select(view, self._pool, self._policy, self._rng)
         if selection is None:
             return False
+        running.placed_in = self._pool.kind(selection.decode)
         running.choice = Choice(view, self._pool, self._policy, selection)
         request = ownership.begin()
         source, target = book(view, self._pool, selection)

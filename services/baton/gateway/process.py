@@ -67,7 +67,7 @@ async def _run() -> None:
     try:
         await server.start()
     except BatonError as error:
-        _say({"code": error.code, "message": error.message})
+        _say({"code": error.code, "message": str(error)})
         return
     _say({"ready": True})
     line = await commands.readline()

@@ -33,6 +33,7 @@ class Running:
         "moves",
         "ownership",
         "parts",
+        "placed_in",
         "record",
         "request",
         "timer",
@@ -52,6 +53,8 @@ class Running:
         self.hashes = PromptHashes.of(request)
         self.is_waiting = False
         self.parts: list[Part] = []
+        # Revision and digest of the newest attempt's decode worker, as the pool's numbers.
+        self.placed_in: tuple[int, int] | None = None
         self.timer = 0
         # Rows of workers that have just failed it.
         self.avoid: frozenset[int] = frozenset()

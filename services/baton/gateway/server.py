@@ -20,6 +20,7 @@ from baton.core.settings import (
     RecordSettings,
     RouterSettings,
     StoreSettings,
+    TlsSettings,
 )
 from baton.core.store_url import EMBEDDED
 from baton.gateway.answer.base import OpenAnswers
@@ -31,13 +32,19 @@ from baton.gateway.dispatch import Dispatcher
 from baton.gateway.hints import Hints
 from baton.gateway.http.server import HttpServer
 from baton.gateway.keys.access import open_access, shortage_of_keys
-from baton.gateway.process_metrics import ProcessMetrics
+from baton.gateway.keys.auth import is_loopback
+from baton.gateway.keys.operator_access import OperatorAccess
+from baton.gateway.operations import Operations
+from baton.gateway.process_metrics import all_metrics
+from baton.gateway.process_pages import ProcessPages
 from baton.gateway.queue.share_exchange import ShareExchange
 from baton.gateway.readiness import Readiness
+from baton.gateway.recent import RecentTimes
 from baton.gateway.records.record_book import RecordBook
 from baton.gateway.records.record_writer import RecordWriter, read_record
 from baton.gateway.rpc.server import RpcServer
 from baton.gateway.text.tokenizer import Tokenizer
+from baton.gateway.traffic import Traffic
 from baton.gateway.workers.fleet import Fleet
 from baton.gateway.workers.kv_events import KvIndexReader
 from baton.router.policy.registry import policy_named
@@ -46,6 +53,7 @@ from baton.store.base import Store
 from baton.store.connect import connect
 from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
+from baton.telemetry.certificates import Certificates, TlsFiles
 from baton.telemetry.metrics import Metrics
 
 
@@ -57,6 +65,7 @@ class GatewayConfig:
     records: RecordSettings
     router: RouterSettings
     store: StoreSettings
+    tls: TlsSettings
     model: ModelSettings
     folder: Path
     token: str
@@ -87,7 +96,7 @@ async def serve_store(config: StoreSettings, token: str) -> AsyncIterator[tuple[
                 "store.file (--store-file) is the embedded store's; leave it out, or store.url "
                 "(--store)"
             )
-        store = await connect(config.url, token, config.key_prefix)
+        store = await connect(config.url, token, config.key_prefix, config.lasting_ttl_s)
         try:
             yield store, config.url
         finally:
@@ -111,8 +120,13 @@ async def serve_store(config: StoreSettings, token: str) -> AsyncIterator[tuple[
 
 
 @contextlib.asynccontextmanager
-async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Context]:
-    """What the APIs share, running; its requests are ended with an error on the way out."""
+async def open_context(
+    config: GatewayConfig, store: Store, *, is_proxied: bool = False
+) -> AsyncIterator[Context]:
+    """What the APIs share, running; its requests are ended with an error on the way out.
+
+    `is_proxied`: somebody else listens, so `gateway.host` does not say who reaches it.
+    """
     name = config.model_name
     document = model_folder.config(config.folder)
     tokenizer = Tokenizer.load(config.folder, config.gateway.tokenizer_cache_bytes)
@@ -137,12 +151,20 @@ async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Con
 
     readiness = Readiness(fleet, reader.is_synced if reader else lambda: True)
     answers = OpenAnswers()
+    traffic = Traffic(store, fleet.pool, lambda: fleet.on_room())
+    operations = Operations(
+        OperatorAccess(config.token, is_local=is_loopback(config.gateway.host) and not is_proxied),
+        fleet,
+        traffic,
+        RecentTimes(config.gateway.status_window_s),
+    )
     writer = RecordWriter(store, config.records, metrics)
 
     def shortage(model: str) -> str | None:
         return None if fleet.is_ready(model) else fleet.shortage(model)
 
     fleet.start()
+    traffic.start()
     if reader is not None:
         reader.start()
     writer.start()
@@ -166,11 +188,13 @@ async def open_context(config: GatewayConfig, store: Store) -> AsyncIterator[Con
                 responses=KeptResponses(
                     store, config.gateway.response_ttl_s, config.gateway.max_responses_bytes
                 ),
+                operations=operations,
                 access=access,
             )
     finally:
         await dispatcher.finish(0.0)
         await exchange.close()
+        await traffic.close()
         await writer.close()
         if reader is not None:
             await reader.close()
@@ -184,6 +208,14 @@ class ProcessSlot:
 
     index: int
     folder: Path
+
+
+def _certificates(settings: GatewaySettings) -> Certificates | None:
+    """For the two ports; None: without TLS. Raises ConfigError."""
+    if settings.tls_cert_file is None:
+        return None
+    assert settings.tls_key_file is not None
+    return Certificates(TlsFiles("gateway.tls_", settings.tls_cert_file, settings.tls_key_file))
 
 
 class GatewayServer:
@@ -202,34 +234,47 @@ class GatewayServer:
     async def start(self) -> Addresses:
         """Serve; raises ConfigError when something cannot be had."""
         config = self._config
+        rpc.use_tls(config.tls)
+        certificates = _certificates(config.gateway)
         try:
             store, store_url = await self._stack.enter_async_context(
                 serve_store(config.store, config.token)
             )
             self.context = await self._stack.enter_async_context(open_context(config, store))
             if self._slot is not None:
-                await self._share_metrics(self._slot)
-            self._http = HttpServer(create_app(self.context), self._socket)
+                await self._share(self._slot)
+            self._http = HttpServer(create_app(self.context), self._socket, certificates)
             host, port = config.gateway.host, config.gateway.grpc_port
-            self._rpc = RpcServer(self.context, host, port, shared=self._slot is not None)
+            self._rpc = RpcServer(
+                self.context, host, port, certificates, shared=self._slot is not None
+            )
             await self._http.start()
             await self._rpc.start()
             settle_gc()
         except BaseException:
             await self._stack.aclose()
             raise
+        scheme = "https" if certificates else "http"
         return Addresses(
-            http=f"http://{rpc.join_address(host, self._http.port)}",
+            http=f"{scheme}://{rpc.join_address(host, self._http.port)}",
             grpc=rpc.join_address(host, self._rpc.port),
             store=store_url,
         )
 
-    async def _share_metrics(self, slot: ProcessSlot) -> None:
+    async def _share(self, slot: ProcessSlot) -> None:
+        """Whichever process is asked answers for all."""
         context = self.context
-        metrics = ProcessMetrics(slot.folder, slot.index, context.metrics.render)
-        await metrics.start()
-        self._stack.push_async_callback(metrics.stop)
-        context.render_metrics = metrics.render
+        metrics = ProcessPages(slot.folder, slot.index, "metrics", context.metrics.render)
+        times = ProcessPages(slot.folder, slot.index, "times", context.operations.page)
+        for pages in (metrics, times):
+            await pages.start()
+            self._stack.push_async_callback(pages.stop)
+
+        async def others() -> list[bytes]:
+            return list((await times.others()).values())
+
+        context.render_metrics = lambda: all_metrics(metrics)
+        context.operations.others = others
 
     async def leave(self) -> None:
         """Say so, go on for a while, for load balancers to notice, then finish what is open."""

@@ -64,9 +64,10 @@ def select(view: RequestView, pool: Pool, policy: Policy, rng: random.Random) ->
     if len(groups) < 2 or groups[0].revision == groups[-1].revision:
         return _best(_without(groups, view.avoid), choice, rng)
     turns = pool.split(view.model).turns(view.request_id, view.began_in)
-    fresh = [tuple(group.without(view.avoid) for group in turn) for turn in turns]
-    if any(len(group.generating) for turn in fresh for group in turn):
-        turns = fresh
+    if view.avoid:
+        fresh = [tuple(group.without(view.avoid) for group in turn) for turn in turns]
+        if any(len(group.generating) for turn in fresh for group in turn):
+            turns = fresh
     for turn in turns:
         found = _best(turn, choice, rng)
         if found is not None:

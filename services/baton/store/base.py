@@ -31,7 +31,20 @@ KEEPS_TRYING = (
 
 
 class StoreUnavailableError(UnavailableError):
-    """The store does not answer; the message names its URL."""
+    """The store does not answer. `str()` says which and why, for operators; `message`, which
+    clients of the API may see, does not: where a deployment's store is, is not theirs to know.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the store does not answer now")
+        self._detail = detail
+
+    def __str__(self) -> str:
+        return self._detail
+
+
+class StoreRefusesError(StoreUnavailableError):
+    """The store answers, and refuses this deployment's token, user or password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +63,7 @@ class WatchEvent:
 class Store(Protocol):
     """Every operation raises StoreUnavailableError, within seconds, when the store is down.
 
-    UnauthenticatedError means that the store refuses this deployment's token or password, and
-    ValueError that a key, value or TTL is out of bounds.
+    StoreRefusesError is one of them; ValueError means that a key, value or TTL is out of bounds.
     """
 
     async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> None:

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from baton.core.errors import UnauthenticatedError
 from baton.store import base
-from baton.store.base import Outage, StoreUnavailableError, WatchEvent
+from baton.store.base import Outage, StoreRefusesError, StoreUnavailableError, WatchEvent
 from baton.store.limits import Level, LimitResult, LimitStep, check_steps
 from baton.store.view import View
 from baton.telemetry import rpc
@@ -167,7 +166,7 @@ class EmbeddedStore:
         if code is grpc.StatusCode.ABORTED:
             return _WatchAgain(details)
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            return UnauthenticatedError(f"the store at {self._url} refuses us: {details}")
+            return StoreRefusesError(f"the store at {self._url} refuses us: {details}")
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return ValueError(details)
         return StoreUnavailableError(

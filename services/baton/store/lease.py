@@ -41,10 +41,10 @@ class Holder(Enum):
 class LeaseKeeper:
     """Claims `key` with `value()` and a TTL, again every `renew_s`, until it is stopped.
 
-    `value` is called before each write, `look` with the value of another holder (it must not
-    raise), and `lost` with the value of the living holder that a keeper finds after its start;
-    it has ended then. All three on the keeper's thread. Methods may be called from any thread; from
-    an event loop, `start` and `stop` belong in `asyncio.to_thread`.
+    `value` is called before each write, `registered` after the first, `look` with the value of
+    another holder (it must not raise), and `lost` with the value of the living holder that a keeper
+    finds after its start; it has ended then. All on the keeper's thread. Methods may be called from
+    any thread; from an event loop, `start` and `stop` belong in `asyncio.to_thread`.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class LeaseKeeper:
         lost: Callable[[bytes], None],
         ttl_s: float,
         renew_s: float,
+        registered: Callable[[], None] = lambda: None,
     ) -> None:
         base.check_entry(key, b"", ttl_s)
         self._url, self._token, self._prefix = url, token, prefix
@@ -67,6 +68,7 @@ class LeaseKeeper:
         self._lost = lost
         self._ttl_s = ttl_s
         self._renew_s = renew_s
+        self._on_registered = registered
         self._outage = Outage(log, redact_url(url))
         self._registered = threading.Event()
         self._stopping = False
@@ -165,7 +167,9 @@ class LeaseKeeper:
             backoff_s = base.FIRST_BACKOFF_S
             if holder is None:
                 silent = None
-                self._registered.set()
+                if not self._registered.is_set():
+                    self._registered.set()
+                    self._on_registered()
                 self._started.set()
                 await base.pause(changed, self._renew_s)
                 continue

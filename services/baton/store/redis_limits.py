@@ -19,7 +19,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 """
 
-# ARGV: key prefix, steps as JSON: [[verb, holder, [[name, kind, bound, window_ms, amount], ...]]].
+# KEYS: `P:lasting`, to which totals for ever are added. ARGV: key prefix, steps as JSON:
+# [[verb, holder, [[name, kind, bound, window_ms, amount], ...]]].
 # Returns for each step: granted (0 or 1), then left and reset_us of each charge.
 BODY = (
     f"local MAX_DEBT_WINDOWS = {MAX_DEBT_WINDOWS}"
@@ -94,6 +95,7 @@ local function charge(verb, holder, limit, amount)
       redis.call('SET', key, used, 'PX', limit.window_ms)
     else
       redis.call('SET', key, used)
+      redis.call('ZADD', KEYS[1], 0, key)
     end
   else
     local debt = math.max(0, debt_us(limit) + cost_us(limit, amount))

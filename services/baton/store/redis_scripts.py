@@ -1,21 +1,25 @@
 """The store's operations as Lua: each is atomic in Redis, its message to watchers included.
 
 Under a prefix P: `P:k:<key>` are the entries (leases by PX), `P:index` is a sorted set of all keys
-(scores 0, so ranges are by name: listing does not scan the server), `P:version` counts changes, and
-`P:events` is the channel. A message is a kind (p, d, e), the version, a space, the key and, for a
-put, a NUL and the value. An entry that ran out is announced by the next listing, whose callers are
-the watchers. Not for Redis Cluster: the listing reads keys that it finds in the index.
+(scores 0, so ranges are by name: listing does not scan the server), `P:lasting` one of the Redis
+keys that were given no TTL, `P:version` counts changes, and `P:events` is the channel. A message is
+a kind (p, d, e), the version, a space, the key and, for a put, a NUL and the value. An entry that
+ran out is announced by the next listing, whose callers are the watchers. In a Redis Cluster, P puts
+all of them into one slot: scripts read keys that they find in a set, and only those of their own
+slot are there.
 """
 
 from __future__ import annotations
 
-# KEYS: entry, index, version. ARGV: channel, key, value, TTL in ms (0: none).
+# KEYS: entry, index, version, lasting. ARGV: channel, key, value, TTL in ms (0: none).
 PUT = """
 local old = redis.call('GET', KEYS[1])
 if ARGV[4] == '0' then
   redis.call('SET', KEYS[1], ARGV[3])
+  redis.call('ZADD', KEYS[4], 0, KEYS[1])
 else
   redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+  redis.call('ZREM', KEYS[4], KEYS[1])
 end
 redis.call('ZADD', KEYS[2], 0, ARGV[2])
 if old ~= ARGV[3] then
@@ -36,10 +40,11 @@ end
     + PUT
 )
 
-# KEYS: entry, index, version. ARGV: channel, key.
+# KEYS: entry, index, version, lasting. ARGV: channel, key.
 DELETE = """
 local found = redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('ZREM', KEYS[4], KEYS[1])
 if found == 1 then
   local version = redis.call('INCR', KEYS[3])
   redis.call('PUBLISH', ARGV[1], 'd' .. version .. ' ' .. ARGV[2])
@@ -64,4 +69,25 @@ for _, key in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[3], ARGV[4])) do
 end
 table.insert(found, 1, redis.call('GET', KEYS[2]) or '0')
 return found
+"""
+
+# What lasts goes on for so long, or for ever. KEYS: lasting, index, version. ARGV: TTL in ms (0:
+# for ever).
+RENEW = """
+local function renew(key)
+  if ARGV[1] == '0' then
+    redis.call('PERSIST', key)
+    return redis.call('EXISTS', key)
+  end
+  return redis.call('PEXPIRE', key, ARGV[1])
+end
+for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if renew(key) == 0 then
+    redis.call('ZREM', KEYS[1], key)
+  end
+end
+for _, key in ipairs(KEYS) do
+  renew(key)
+end
+return false
 """

@@ -10,6 +10,8 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 
 from baton.core import errors as tree
 from baton.gateway import errors
+from baton.gateway.api import anthropic_errors
+from baton.store.base import StoreRefusesError, StoreUnavailableError
 
 
 def all_errors() -> list[type[tree.BatonError]]:
@@ -79,6 +81,11 @@ def test_retry_after_is_whole_seconds_and_at_least_one() -> None:
     assert errors.headers(tree.OverloadedError("m", retry_after_s=0.2)) == [(b"retry-after", b"1")]
     assert errors.headers(tree.OverloadedError("m", retry_after_s=2.1)) == [(b"retry-after", b"3")]
     assert errors.headers(tree.InvalidRequestError("m")) == []
+    assert errors.headers(tree.QuotaError("m")) == []
+    assert errors.headers(tree.QuotaError("m", retry_after_s=3600.0)) == [
+        (b"retry-after", b"3600"),
+        (b"retry-after-ms", b"3600000"),
+    ]
 
 
 def test_rpc_status_carries_the_code_as_reason() -> None:
@@ -95,6 +102,14 @@ def test_rpc_status_names_the_parameter() -> None:
     info = error_details_pb2.ErrorInfo()
     errors.rpc_status(tree.InvalidRequestError("m", param="n")).details[0].Unpack(info)
     assert dict(info.metadata) == {"retryable": "false", "param": "n"}
+
+
+def test_where_the_store_is_stays_here() -> None:
+    error = StoreUnavailableError("the store at redis://10.0.0.7:6379/0 does not answer")
+    assert "10.0.0.7" in str(error)
+    assert b"10.0.0.7" not in errors.body(error) + anthropic_errors.body(error)
+    assert "10.0.0.7" not in errors.rpc_status(error).message
+    assert errors.mapping(StoreRefusesError("no")).http == 503
 
 
 def test_a_bugs_own_words_are_not_shown() -> None:

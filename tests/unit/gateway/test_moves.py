@@ -68,7 +68,7 @@ async def test_move_says_what_the_contract_asks_for() -> None:
         origin = busy(plane)
         heir = next(w for w in plane.workers if w is not origin)
         origin.draining = True
-        await plane.until(lambda: heir.submits)
+        await plane.until(lambda: heir.submits and origin.migrates)
         (submit,), (migrate,) = heir.submits, origin.migrates
         output = list(submit.choices[0].output_so_far)
         assert output == tokens_of(0, 0, len(output)) and output

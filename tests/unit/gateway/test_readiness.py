@@ -71,6 +71,18 @@ async def test_workers_that_cannot_be_reached_are_not_waited_for() -> None:
     await fleet.close()
 
 
+async def test_a_store_that_is_away_is_waited_for_no_longer_than_that() -> None:
+    store, clock = SilentStore(), ManualClock()
+    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics())
+    fleet.start()
+    readiness = Readiness(fleet, clock=clock)
+    clock.advance(START_WAIT_S - 0.001)
+    assert "the store has not answered" in (readiness.reason() or "")
+    clock.advance(0.001)
+    assert readiness.reason() is None
+    await fleet.close()
+
+
 async def test_after_a_while_it_is_ready_whatever_is_missing() -> None:
     store, clock = SilentStore(), ManualClock()
     fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics())

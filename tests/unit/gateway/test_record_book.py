@@ -21,6 +21,7 @@ from baton.core.settings import RecordSettings
 from baton.gateway.answer.base import Answer, OpenAnswers
 from baton.gateway.answer.call_metrics import CallMetrics, ModelMetrics
 from baton.gateway.answer.output import TextParams
+from baton.gateway.recent import RecentTimes
 from baton.gateway.records import explain
 from baton.gateway.records.call_record import CallRecord
 from baton.gateway.records.record_book import RecordBook
@@ -33,7 +34,7 @@ from fakes.until import until
 
 HELLO = text_tokens("hello")[0]
 METRICS = Metrics()
-SERIES = ModelMetrics(METRICS, "tiny", "chat")
+SERIES = ModelMetrics(METRICS, "tiny", "chat", RecentTimes())
 
 
 class Plain(Answer):

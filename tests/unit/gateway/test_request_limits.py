@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -186,8 +187,39 @@ async def test_a_budget_is_counted_by_its_period_and_ends_with_insufficient_quot
         error = await refused(limits, who, 1)
         assert isinstance(error, QuotaError)
         assert "this day" in error.message and "100 tokens, of which 0 are left" in error.message
+        midnight = DAY_S - clock.now % DAY_S
+        assert error.retry_after_s == pytest.approx(midnight)
+        # The whole budget would not do.
+        too_large = await refused(limits, who, 101)
+        assert isinstance(too_large, QuotaError) and too_large.retry_after_s is None
         clock.now += DAY_S
         assert await limits.reserve(who, [], 100) is not None
+
+
+@pytest.mark.parametrize(
+    ("now", "period", "expected"),
+    [
+        ("2026-02-28T23:59:00", "month", 60.0),
+        ("2026-12-31T12:00:00", "month", DAY_S / 2),
+        ("2026-01-31T00:00:00", "month", DAY_S),
+        ("2028-02-28T00:00:00", "month", 2 * DAY_S),
+        ("2026-12-31T23:59:59", "day", 1.0),
+        ("2026-12-31T23:59:59", "total", None),
+    ],
+)
+async def test_a_used_up_budget_says_when_its_next_period_begins(
+    backend: EmbeddedBackend, now: str, period: str, expected: float | None
+) -> None:
+    clock = WallClock()
+    clock.now = datetime.fromisoformat(now).replace(tzinfo=UTC).timestamp()
+    async with limiter(backend.open(), clock) as limits:
+        who = caller(*key(budget=1, budget_period=period))
+        reservation = await limits.reserve(who, [], 1)
+        assert reservation is not None
+        reservation.settle(1)
+        error = await refused(limits, who, 1)
+        assert isinstance(error, QuotaError)
+        assert error.retry_after_s == (None if expected is None else pytest.approx(expected))
 
 
 async def test_limits_of_the_tenant_are_shared_by_its_keys_and_nothing_is_taken_in_vain(

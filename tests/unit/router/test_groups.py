@@ -14,6 +14,7 @@ from fakes.routing import lease
 
 MODELS = ("m", "n")
 DIGESTS = ("x", "y")
+REVISIONS = ("", "r2")
 
 
 class CandidatesMachine(RuleBasedStateMachine):
@@ -30,12 +31,18 @@ class CandidatesMachine(RuleBasedStateMachine):
     def draw_row(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from(sorted(self.leases)))
 
+    def kind(self, row: int) -> tuple[str, str]:
+        return self.leases[row].revision, self.leases[row].digest
+
     @rule(
-        role=st.sampled_from("pda"), model=st.sampled_from(MODELS), digest=st.sampled_from(DIGESTS)
+        role=st.sampled_from("pda"),
+        model=st.sampled_from(MODELS),
+        digest=st.sampled_from(DIGESTS),
+        revision=st.sampled_from(REVISIONS),
     )
-    def add(self, role: str, model: str, digest: str) -> None:
+    def add(self, role: str, model: str, digest: str, revision: str) -> None:
         self.count += 1
-        one = lease(f"{role}{self.count}", digest, model)
+        one = lease(f"{role}{self.count}", digest, model, revision)
         self.leases[self.pool.add(one)] = one
 
     @precondition(lambda self: self.leases)
@@ -67,7 +74,7 @@ class CandidatesMachine(RuleBasedStateMachine):
         row = self.draw_row(data)
         changed = lease(role + self.leases[row].worker.worker_id[1:], self.leases[row].digest)
         changed.worker.worker_id = self.leases[row].worker.worker_id
-        changed.model = self.leases[row].model
+        changed.model, changed.revision = self.leases[row].model, self.leases[row].revision
         self.pool.update(row, changed)
         self.leases[row] = changed
 
@@ -82,9 +89,13 @@ class CandidatesMachine(RuleBasedStateMachine):
             assert self.pool.candidates(model).tolist() == sorted(takes_work)
             found = {}
             for group in self.pool.groups(model):
-                rows = group.everyone.numbers.tolist()
-                (digest,) = {self.leases[row].digest for row in rows}
-                found[digest] = rows
+                rows = sorted([*group.prefill.numbers.tolist(), *group.generating.numbers.tolist()])
+                ((revision, digest),) = {self.kind(row) for row in rows}
+                assert self.pool.kind(rows[0]) == (group.revision, group.digest)
+                found[revision, digest] = rows
+                assert group.everyone.numbers.tolist() == [
+                    row for row in sorted(takes_work) if self.leases[row].digest == digest
+                ]
                 for rowset, roles in (
                     (group.prefill, {Role.PREFILL}),
                     (group.decode, {Role.DECODE}),
@@ -96,10 +107,13 @@ class CandidatesMachine(RuleBasedStateMachine):
                     assert self.pool.columns.life[rowset.index].tolist() == [
                         self.pool.columns.life[row] for row in expected
                     ]
-            expected_groups: dict[str, list[int]] = {}
+            expected_groups: dict[tuple[str, str], list[int]] = {}
             for row in sorted(takes_work):
-                expected_groups.setdefault(self.leases[row].digest, []).append(row)
+                expected_groups.setdefault(self.kind(row), []).append(row)
             assert found == expected_groups
+            revisions = [group.revision for group in self.pool.groups(model)]
+            assert revisions == sorted(revisions)
+            assert set(self.pool.split(model).shares) == {kind[0] for kind in expected_groups}
 
 
 TestCandidatesMachine = CandidatesMachine.TestCase

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from baton.core.errors import ConfigError, UnauthenticatedError
+from baton.core.errors import ConfigError
 from baton.core.redact import redact_url
-from baton.store.base import StoreUnavailableError
+from baton.store.base import StoreRefusesError, StoreUnavailableError
 from baton.store.connect import connect, open_store
 from baton.store.embedded import EmbeddedStore
 from baton.store.redis import RedisStore
@@ -68,7 +68,7 @@ async def test_the_embedded_store_is_only_in_the_gateway_that_has_it() -> None:
 
 
 async def test_a_wrong_token_fails_at_once(backend: EmbeddedBackend) -> None:
-    with pytest.raises(UnauthenticatedError, match="--token-file"):
+    with pytest.raises(StoreRefusesError, match="--token-file"):
         await connect(backend.url, "wrong", "p")
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from baton.core.errors import ConfigError, UnauthenticatedError
-from baton.store.base import StoreUnavailableError, WatchEvent
+from baton.core.errors import ConfigError
+from baton.store.base import StoreRefusesError, StoreUnavailableError, WatchEvent
 from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 from baton.v1 import store_pb2, store_pb2_grpc
@@ -44,7 +44,7 @@ async def test_another_deployments_token_is_refused(
     caplog.set_level(logging.WARNING, "baton")
     store = backend.open(token="other")
     for operation in (store.put("k", b""), store.get("k"), store.list("")):
-        with pytest.raises(UnauthenticatedError, match=r"127\.0\.0\.1.*--token-file"):
+        with pytest.raises(StoreRefusesError, match=r"127\.0\.0\.1.*--token-file"):
             await operation
     # A watch tries on, and says so once.
     async with watching(store, "") as watch:

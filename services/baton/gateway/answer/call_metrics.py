@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
 
+from baton.gateway import errors
+from baton.gateway.recent import RecentTimes
 from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
 
@@ -22,7 +24,8 @@ log = logging.getLogger(__name__)
 class ModelMetrics:
     """The series of one model and API."""
 
-    def __init__(self, metrics: Metrics, model: str, api: str) -> None:
+    def __init__(self, metrics: Metrics, model: str, api: str, recent: RecentTimes) -> None:
+        self.recent = recent
         self._requests = metrics.requests
         self._labels = (model, api)
         self.api = api
@@ -91,15 +94,22 @@ class CallMetrics:
         series.completion_tokens.inc(num_tokens)
         series.duration.observe(duration_s)
         code = "ok"
+        failed = False
+        tpot_s: float | None = None
         if answer.gone:
             code = "cancelled"
             series.cancelled.inc()
         elif answer.error is not None:
             code = answer.error.code
+            failed = errors.mapping(answer.error).http >= 500
         else:
             series.output_length.observe(num_tokens)
             if num_tokens > 1 and answer.num_choices == 1:
-                series.per_token.observe((self._last - self._first) / (num_tokens - 1))
+                tpot_s = (self._last - self._first) / (num_tokens - 1)
+                series.per_token.observe(tpot_s)
+        series.recent.ended(
+            self._first - self.arrived if self._first else None, tpot_s, failed=failed
+        )
         for sink in answer.sinks:
             series.prompt_length.observe(len(sink.request.prompt))
             series.prompt_tokens.inc(len(sink.request.prompt))

@@ -5,23 +5,20 @@ Only where keys are asked for: otherwise whoever reaches the gateway could lock 
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field
-from starlette.types import Scope
 
 from baton.core import api_key
-from baton.core.errors import BatonError, ForbiddenError, InvalidKeyError
+from baton.core.errors import ForbiddenError
 from baton.gateway.answer.lifecycle import Intake
 from baton.gateway.api.bodies import Body
 from baton.gateway.api.json_post import JsonPost
 from baton.gateway.context import Context
 from baton.gateway.http.arrival import Arrival
 from baton.gateway.http.exchange import Exchange
-from baton.gateway.keys.access import Access, audit_call
+from baton.gateway.keys.access import Access, audit_call, audited
 from baton.gateway.keys.admin import create_key, key_document, list_keys, revoke_key
 from baton.gateway.keys.caller import caller_of
 from baton.gateway.keys.stored import DEFAULT_TENANT, KeyLimits
@@ -54,7 +51,7 @@ class NewKey(JsonPost[NewKeyBody]):
     status = 201
 
     async def serve(self, context: Context, exchange: Exchange) -> None:
-        with _audited(exchange.scope):
+        with audited(exchange.scope):
             _asking(context)
             await super().serve(context, exchange)
 
@@ -84,7 +81,7 @@ async def listed(context: Context, _: Exchange) -> tuple[int, Any]:
 async def revoked(context: Context, exchange: Exchange) -> tuple[int, Any]:
     """DELETE /v1/baton/keys/{id}"""
     scope = exchange.scope
-    with _audited(scope):
+    with audited(scope):
         store = _asking(context).store
         record = await revoke_key(store, scope["path_params"]["id"], caller_of(scope).key_id)
         audit_call(scope, "ok", record.id)
@@ -100,14 +97,3 @@ def _asking(context: Context) -> Access:
             "only; start it with --auth keys."
         )
     return access
-
-
-@contextlib.contextmanager
-def _audited(scope: Scope) -> Iterator[None]:
-    """Errors of a call are noted, apart from those of nobody known."""
-    try:
-        yield
-    except BatonError as error:
-        if not isinstance(error, InvalidKeyError):
-            audit_call(scope, error.code)
-        raise

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from baton.gateway.api import anthropic, anthropic_answer, anthropic_bodies, bodies, schemas
 from baton.gateway.api import responses_answer as responses
 from baton.gateway.api.keys import NewKeyBody
+from baton.gateway.api.operator import DrainBody, TrafficBody, UndrainBody
 from baton.gateway.api.responses_bodies import ResponsesBody
 
 
@@ -109,6 +110,20 @@ OPERATIONS = (
         status=202,
     ),
     Operation("get", "/v1/baton/workers", "The live workers"),
+    Operation(
+        "post", "/v1/baton/workers/{id}/drain", "Have a worker take no new work", body=DrainBody
+    ),
+    Operation(
+        "post", "/v1/baton/workers/{id}/undrain", "Have it take work again", body=UndrainBody
+    ),
+    Operation(
+        "get",
+        "/v1/baton/status",
+        "Workers, revisions, and the times that requests took lately",
+        query=(("quantile", "number"),),
+    ),
+    Operation("get", "/v1/baton/traffic", "How new requests are split between revisions"),
+    Operation("put", "/v1/baton/traffic", "Set weights of revisions", body=TrafficBody),
     Operation("get", "/v1/baton/requests", "The newest calls", query=_REQUESTS),
     Operation("get", "/v1/baton/requests/{id}", "What became of a call, and why"),
     Operation("get", "/v1/baton/keys", "The API keys"),

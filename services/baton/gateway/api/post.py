@@ -18,6 +18,7 @@ from baton.gateway.http.arrival import Arrival, arrival, read_body, refuse_body
 from baton.gateway.http.asgi import send_error
 from baton.gateway.http.exchange import Exchange
 from baton.gateway.keys.access import INFERENCE
+from baton.gateway.keys.caller import CALLER
 
 B = TypeVar("B", bound=Body)
 T = TypeVar("T")
@@ -32,6 +33,8 @@ class Post(ABC, Generic[B]):
     api: str
     body: type[B]
     needs = INFERENCE
+    # What an empty body stands for.
+    default = b""
 
     def __init__(self, context: ContextSource) -> None:
         self._context = context
@@ -68,11 +71,12 @@ class Post(ABC, Generic[B]):
     ) -> T:
         """Read the request and do `work` with it; errors are counted."""
         with counted(context, self.api, exchange.request_id) as call:
-            if context.access is not None:
+            # Who comes through the app's guard is known already.
+            if context.access is not None and CALLER not in exchange.scope:
                 context.access.enter(exchange.scope, self.needs)
             at = arrival(exchange.scope, context.settings.request_timeout_s)
             raw = await read_body(exchange.receive, at, context.settings.max_body_bytes)
-            body = parse.read(self.body, raw)
+            body = parse.read(self.body, raw or self.default)
             self.check(body)
             if (name := self.request_id(body)) is not None:
                 exchange.rename(name)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
 from collections.abc import Iterator
 
 import uvicorn
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp
 from baton.core.errors import ConfigError, UnavailableError
 from baton.gateway.answer.base import OpenAnswers
 from baton.gateway.http.protocol import KEEP_ALIVE_S, Protocol
+from baton.telemetry.certificates import Certificates
 from baton.telemetry.rpc import join_address
 
 # For the last bytes of answers that were ended, and for connections to close.
@@ -45,6 +47,20 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def _renewed_context(certificates: Certificates) -> ssl.SSLContext:
+    """A context that hands each connection on to the one of the latest certificate."""
+    first = certificates.latest().context
+
+    def on_hello(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        # Called whether or not the client names a server.
+        latest = certificates.latest().context
+        if latest is not context:
+            connection.context = latest
+
+    first.sni_callback = on_hello
+    return first
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to the process that it runs in."""
 
@@ -54,24 +70,31 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """An app served on a socket, from `start` to `stop`. Its context is opened by the caller."""
+    """An app served on a socket, from `start` to `stop`. Its context is opened by the caller.
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+    With `certificates` it speaks TLS, and nothing else.
+    """
+
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, certificates: Certificates | None = None
+    ) -> None:
         self._listener = listener
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                http=Protocol,
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                # Nothing here depends on the client's address.
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-            )
+        config = uvicorn.Config(
+            app,
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            # Nothing here depends on the client's address.
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
+        config.load()
+        if certificates is not None:
+            config.ssl = _renewed_context(certificates)
+        self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from starlette.types import Scope as AsgiScope
@@ -90,6 +90,19 @@ def audit_call(scope: AsgiScope, result: str, target: str = "") -> None:
         result,
         scope["baton.request_id"],
     )
+
+
+@contextlib.contextmanager
+def audited(scope: AsgiScope) -> Iterator[None]:
+    """Errors of a call are noted, apart from those of callers that nobody knows: whoever reaches a
+    gateway must not be able to fill its audit log.
+    """
+    try:
+        yield
+    except BatonError as error:
+        if caller_of(scope).key_id:
+            audit_call(scope, error.code)
+        raise
 
 
 def settle(answer: Answer) -> None:

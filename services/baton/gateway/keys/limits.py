@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from baton.core.clock import Clock, monotonic
 from baton.core.errors import BatonError, QuotaError, RateLimitError, UnavailableError
@@ -228,7 +228,9 @@ class Limits:
             when = "" if bound.period == "total" else f" this {bound.period}"
             return QuotaError(
                 f"You exceeded your current quota{when}: the budget of {whose} is {limit.bound} "
-                f"tokens, of which {max(0, level.left)} are left."
+                f"tokens, of which {max(0, level.left)} are left.",
+                # A request above the whole budget never fits.
+                retry_after_s=self._rest_s(bound.period) if amount <= limit.bound else None,
             )
         kind = bound.counted.value
         if wait_s == math.inf:
@@ -248,6 +250,18 @@ class Limits:
             kind=kind,
             retry_after_s=wait_s,
         )
+
+    def _rest_s(self, period: str) -> float | None:
+        """Until a budget's next period; None for one that has none."""
+        now = datetime.fromtimestamp(self._wall_clock(), UTC)
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        if period == "day":
+            return (today + timedelta(days=1) - now).total_seconds()
+        if period == "month":
+            # The 28th and four days are in the next month, whichever it is.
+            following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
+            return (following - now).total_seconds()
+        return None
 
     def _now_us(self) -> int:
         return int(self._clock() * 1e6)

@@ -14,6 +14,7 @@ from baton.gateway.rpc.inference import SERVICE, InferenceServicer, abort
 from baton.gateway.rpc.keys import KeyInterceptor
 from baton.gateway.rpc.kserve import KServeServicer
 from baton.telemetry import rpc
+from baton.telemetry.certificates import Certificates
 from baton.telemetry.malformed import MalformedInterceptor
 from baton.v1 import inference_pb2_grpc, kserve_pb2_grpc
 
@@ -27,8 +28,16 @@ _SERVICES = (SERVICE, kserve.SERVICE)
 class RpcServer:
     """The server on its port, from `start` to `stop`. Applications need no token here."""
 
-    def __init__(self, context: Context, host: str, port: int, *, shared: bool = False) -> None:
-        """Binds; a `shared` port is one of several processes.
+    def __init__(
+        self,
+        context: Context,
+        host: str,
+        port: int,
+        certificates: Certificates | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        """Binds, with TLS by `certificates`; a `shared` port is one of several processes.
 
         Raises ConfigError naming host and port when they cannot be had.
         """
@@ -45,7 +54,7 @@ class RpcServer:
                 ("grpc.keepalive_timeout_ms", 20_000),
             ],
         )
-        self.port = rpc.listen(self._server, host, port, shared=shared)
+        self.port = rpc.bind(self._server, host, port, certificates, shared=shared)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._serving: bool | None = None
         inference = InferenceServicer(context)

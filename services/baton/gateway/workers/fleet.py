@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from baton.core.clock import Clock, monotonic
-from baton.core.errors import BatonError
+from baton.core.errors import BatonError, NotFoundError, UnavailableError
 from baton.core.settings import GatewaySettings
+from baton.gateway.workers import steering
 from baton.gateway.workers.load_check import repair
 from baton.gateway.workers.session import Loss, WorkerSession
 from baton.gateway.workers.worker_totals import WorkerTotals
 from baton.gateway.workers.worker_view import WorkerView, export_gauges, role_name
-from baton.router.columns import Role
 from baton.router.pool import Pool
 from baton.router.shortage import shortage
 from baton.store.base import Store, WatchEvent
@@ -132,8 +132,7 @@ class Fleet:
 
     def is_ready(self, model: str) -> bool:
         """Someone can generate for this model now."""
-        columns = self.pool.columns
-        return any(columns.role[row] != Role.PREFILL for row in self.pool.candidates(model))
+        return any(len(group.generating) for group in self.pool.groups(model))
 
     def num_missing_from_start(self) -> int | None:
         """Workers found at the start that are still to come up; None while nobody knows which.
@@ -158,6 +157,26 @@ class Fleet:
         """All known workers, for people and tools."""
         views = self._views()
         return [view.describe(views) for view in views]
+
+    # --- Steering ---
+
+    async def drain(self, worker_id: str, within_s: float, reason: str) -> int:
+        """See `steering.Steering`."""
+        return await steering.drain(self._reachable(worker_id), within_s, reason)
+
+    async def undrain(self, worker_id: str) -> None:
+        """See `steering.Steering`."""
+        await steering.undrain(self._reachable(worker_id))
+
+    def _reachable(self, worker_id: str) -> WorkerSession:
+        known = self._known.get(worker_id)
+        if known is None:
+            raise NotFoundError(f"no worker {worker_id[:200]!r} is known; see /v1/baton/workers")
+        if known.session is None:
+            raise UnavailableError(f"worker {worker_id} does not answer")
+        return known.session
+
+    # --- for people and tools ---
 
     def _views(self) -> list[WorkerView]:
         return [

@@ -108,6 +108,8 @@ class WorkerSession:
     ) -> None:
         self.worker = worker
         self.is_up = False
+        # To the worker, while the session lives: also for calls beside the stream.
+        self.channel: grpc.aio.Channel | None = None
         self._token = token
         self._owner = owner
         self._window_s = window_s
@@ -211,7 +213,8 @@ class WorkerSession:
         """Keep a stream open; returns why the worker has to be given up."""
         reason = ""
         until = self._clock() + self._window_s
-        async with rpc.channel(self.worker.address, self._token) as channel:
+        async with rpc.channel(self.worker.address, self._token) as self.channel:
+            channel = self.channel
             stub = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
             while (left := until - self._clock()) > 0:
                 call: Any = stub.Session()

@@ -54,7 +54,12 @@ class WorkerView:
             return "lost"
         if not self.is_up:
             return "resuming" if self.was_up else "connecting"
-        return "draining" if self.load is not None and self.load.draining else "ready"
+        return "draining" if self.is_draining else "ready"
+
+    @property
+    def is_draining(self) -> bool:
+        """It said so last, whether it is up or not."""
+        return self.load is not None and self.load.draining
 
     @property
     def links(self) -> Sequence[worker_pb2.PeerLink]:
@@ -91,6 +96,8 @@ class WorkerView:
             "role": role_name(lease),
             "model": lease.model,
             "state": self.state,
+            "draining": self.is_draining,
+            "revision": lease.revision,
             "reason": self.reason or self.unpaired_reason(views),
             "pid": lease.pid,
             "node": lease.node,
