@@ -57,6 +57,10 @@ def test_processes_share_the_ports_and_one_that_dies_is_replaced() -> None:
         assert {complete(running) for _ in range(60)} == {200}
         counts = served(running)
         assert sum(counts.values()) == 60
+        # Any of them knows the times of all.
+        slo = httpx.get(f"{running.url}/v1/baton/status", timeout=10).json()["slo"]
+        assert (slo["processes"], slo["requests"], slo["errors"]) == (3, 60, 0)
+        assert 0 < slo["ttft_s"] < 30 and 0 < slo["tpot_s"] < 30
         # Whoever is free accepts: nobody is left out for long.
         assert sum(count > 0 for count in counts.values()) >= 2
 

@@ -17,6 +17,7 @@ from baton.core.errors import BatonError, ConfigError
 
 _MODEL = {
     "--model": "model.source",
+    "--revision": "model.revision",
     "--device": "model.device",
     "--dtype": "model.dtype",
     "--max-model-len": "model.max_model_len",
@@ -58,8 +59,15 @@ WORKER = {
     "--role": "worker.role",
     "--worker-id": "worker.worker_id",
     "--host": "worker.host",
+    "--health-port": "worker.health_port",
+    "--ray": "worker.ray",
     **_ENGINE,
     **_COMMON,
+}
+FETCH = {
+    "--model": "model.source",
+    "--revision": "model.revision",
+    "--log-level": "log.level",
 }
 SERVE = {
     **_MODEL,
@@ -110,7 +118,7 @@ class reported_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, BatonError):
-            lines = error.message.splitlines() or [error.code]
+            lines = str(error).splitlines() or [error.code]
             print("\n".join(f"baton: {line}" for line in lines), file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         if isinstance(error, KeyboardInterrupt):
@@ -145,6 +153,8 @@ def _parameter(name: str, flag: str, setting: str) -> inspect.Parameter:
         return _keyword(name, str | None, flag, f"{help_text} Or 512MiB, 2GiB, ...", "SIZE")
     if get_origin(kind) is Literal:
         return _keyword(name, str | None, flag, help_text, "|".join(get_args(kind)))
+    if kind is bool:
+        return _keyword(name, bool, flag, help_text, "", default=False)
     metavar = {int: "N", float: "X", Path: "FILE"}.get(kind, "TEXT")
     return _keyword(name, kind | None, flag, help_text, metavar)
 

@@ -162,9 +162,11 @@ def _run(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
     """Do something with the deployment's store."""
     from baton.cli.token_file import deployment_token
     from baton.store.connect import open_store
+    from baton.telemetry import rpc
 
     url = named_store(settings)
     token, _ = deployment_token(settings)
+    rpc.use_tls(settings.tls)
 
     async def run() -> T:
         store = open_store(url, token, settings.store.key_prefix)

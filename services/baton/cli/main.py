@@ -7,6 +7,7 @@ import typer
 from baton.cli.config import config
 from baton.cli.drain import drain, undrain
 from baton.cli.explain import explain
+from baton.cli.fetch import fetch
 from baton.cli.gateway import gateway
 from baton.cli.keys import app as keys
 from baton.cli.serve import serve
@@ -21,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, gateway, worker, workers, explain, drain, undrain, config, version):
+for command in (
+    *(serve, gateway, worker, workers, explain, drain, undrain, fetch, config, version),
+):
     app.command()(command)
 app.add_typer(keys, name="keys")
 

@@ -37,7 +37,7 @@ class StopSignals:
         if self.first is None:
             self.first, self._first_at = number, now
             self.asked.set()
-        elif number is signal.SIGINT or now - self._first_at > REPEAT_S:
+        elif {number, self.first} != {signal.SIGTERM} or now - self._first_at > REPEAT_S:
             self.forced.set()
 
     async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:

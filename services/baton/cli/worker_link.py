@@ -41,6 +41,7 @@ class WorkerLink:
         self.worker_id = worker_id
         self._key_prefix = settings.store.key_prefix
         self._token, _ = deployment_token(settings)
+        rpc.use_tls(settings.tls)
 
     async def __aenter__(self) -> WorkerLink:
         leases = await self._leases()

@@ -54,8 +54,10 @@ class Child:
         on_event: Callable[[Event], None],
         on_log: Callable[[str], None],
         module: str = "baton.cluster.main",
+        *,
+        given_token: bool = False,
     ) -> Child:
-        """Start a process and give it its configuration."""
+        """Start a process and give it its configuration; `given_token` as in `ray_env`."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             # Not the folder that the user happens to be in: it may hold a `ray` of its own.
@@ -65,7 +67,11 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=environment(os.environ, local=config.groups().cluster.ray_address is None),
+            env=environment(
+                os.environ,
+                local=config.groups().cluster.ray_address is None,
+                given_token=given_token,
+            ),
             start_new_session=True,
             limit=MAX_LINE_BYTES,
         )
@@ -81,8 +87,12 @@ class Child:
         with contextlib.suppress(OSError, RuntimeError):
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
 
-    async def serve(self) -> None:
-        """Return when every worker serves. Raises the error of what could not start."""
+    async def serve(self, *, with_log: bool = True) -> None:
+        """Return when every worker serves. Raises the error of what could not start.
+
+        What is to be changed is often not known, so the error ends with what was logged last;
+        `with_log` False: whoever reads the error has the log already.
+        """
         ready = asyncio.create_task(self._ready.wait())
         try:
             await asyncio.wait([ready, self.ended], return_when=asyncio.FIRST_COMPLETED)
@@ -91,10 +101,14 @@ class Child:
         if self._ready.is_set():
             return
         error = self._error or UnavailableError("the cluster process broke off")
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError) or not with_log:
             raise error
-        # What is to be changed is not known, so show what was written last.
         raise UnavailableError("\n".join([error.message, *self._tail]))
+
+    @property
+    def error(self) -> BatonError | None:
+        """What it said went wrong, if anything."""
+        return self._error
 
     async def stop(self, *, force: bool = False) -> None:
         """End it and everything that it started: in order, or at once."""

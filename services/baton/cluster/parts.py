@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from baton.cluster.protocol import ClusterConfig
+from baton.core.errors import ConfigError
 from baton.core.settings import Settings
 from baton.gateway.server import GatewayConfig
 
@@ -16,6 +17,7 @@ def gateway_config(settings: Settings, folder: Path, token: str) -> GatewayConfi
         records=settings.records,
         router=settings.router,
         store=settings.store,
+        tls=settings.tls,
         model=settings.model,
         folder=folder,
         token=token,
@@ -23,7 +25,16 @@ def gateway_config(settings: Settings, folder: Path, token: str) -> GatewayConfi
 
 
 def cluster_config(settings: Settings, gateway: GatewayConfig, store_url: str) -> ClusterConfig:
-    """For the workers that serve a running gateway, whose store is at `store_url`."""
+    """For the workers that serve a running gateway, whose store is at `store_url`.
+
+    Raises ConfigError for settings that only one worker of a machine can have.
+    """
+    worker = settings.worker
+    if worker.port or worker.health_port:
+        raise ConfigError(
+            "worker.port and worker.health_port are for a worker that is started by itself, with "
+            "`baton worker`; leave them unset where several share a machine"
+        )
     return ClusterConfig(
         settings=settings.model_dump(mode="json"),
         token=gateway.token,

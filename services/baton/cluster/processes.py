@@ -47,6 +47,15 @@ def in_session(session: int) -> list[int]:
     return found
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def kill_session(session: int, wait_s: float = KILL_WAIT_S) -> list[int]:
     """SIGKILL every process of a session but this one; returns the pids that would not go.
 

@@ -8,6 +8,9 @@ To the cluster process, on standard input: a `ClusterConfig`, then commands. End
 | `{"stop_worker": ID, "grace_s": S}` | drain and stop one worker; its pool's target falls by one |
 | `{"retire": S}` | drain every worker for at most S seconds, then exit |
 
+A process for one worker (`one_worker`) knows `retire` only, and adds `health` to a ready worker:
+where its health server listens.
+
 From it, on standard output, are events.
 
 | event | fields |
@@ -59,7 +62,8 @@ class ClusterConfig(BaseModel):
     """The deployment's."""
     store_url: str
     """Resolved: never `embedded`."""
-    model_folder: str
+    model_folder: str | None
+    """None: each worker looks for the model itself."""
     model_name: str
     temp_dir: str = ""
     """Folder for Ray's files, set at each start."""

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Mapping
 
 RECONNECT_TIMEOUT_S = 3600
+# Where Ray looks for its token, in this order.
+TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def make_temp_dir() -> str:
@@ -16,10 +18,13 @@ def make_temp_dir() -> str:
     return tempfile.mkdtemp(prefix="baton-ray-", dir=base if len(base) <= 12 else "/tmp")
 
 
-def environment(base: Mapping[str, str], *, local: bool) -> dict[str, str]:
-    """The environment that a cluster process needs from its start: `import ray` reads it.
+def environment(
+    base: Mapping[str, str], *, local: bool, given_token: bool = False
+) -> dict[str, str]:
+    """The environment that a process with Ray needs from its start: `import ray` reads it.
 
-    Ray's processes and the workers inherit it.
+    Ray's processes and the workers inherit it. With `given_token` a local Ray uses the token that
+    `base` names, if it names one.
     """
     # ray.init() would join whatever this names.
     env = {name: value for name, value in base.items() if name != "RAY_ADDRESS"} | {
@@ -34,12 +39,13 @@ def environment(base: Mapping[str, str], *, local: bool) -> dict[str, str]:
     }
     if local:
         env |= {
-            # Ray's default is a token in ~/.ray, shared by all of a user's clusters: each of ours
-            # has its own, which never touches the disk.
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
             # Ray turns 127.0.0.1 into the outside address unless it is told that it stands alone;
             # despite its name the variable works on Linux. All its listeners are then on loopback.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
+        if not given_token or not any(env.get(name) for name in TOKEN_VARIABLES):
+            # Ray's default is a token in ~/.ray, shared by all of a user's clusters: each of ours
+            # has its own, which never touches the disk.
+            env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return env

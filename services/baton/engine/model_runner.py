@@ -13,6 +13,7 @@ import torch
 
 from baton.core import model_folder
 from baton.core.errors import ConfigError, ModelLoadError
+from baton.core.hub import ByteProgress
 from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.settings import EngineSettings, ModelSettings
 from baton.engine.batch import Batch, BatchEntry, SampledToken
@@ -34,7 +35,13 @@ class ModelRunner:
     machine's memory do not allow it.
     """
 
-    def __init__(self, model: ModelSettings, engine: EngineSettings) -> None:
+    def __init__(
+        self,
+        model: ModelSettings,
+        engine: EngineSettings,
+        progress: ByteProgress = lambda done, total: None,
+    ) -> None:
+        """`progress` hears of the weights' bytes as they are loaded."""
         if engine.deterministic:
             raise ConfigError("the engine has no batch-invariant numerics yet; unset deterministic")
         if engine.num_threads is not None:
@@ -57,7 +64,7 @@ class ModelRunner:
             KvArena(spec, num, device)
             for spec, num in zip(self.groups, self.num_blocks, strict=True)
         )
-        checkpoint = Checkpoint(folder, TORCH_DTYPES[dtype], device)
+        checkpoint = Checkpoint(folder, TORCH_DTYPES[dtype], device, progress)
         try:
             self.ranks = (_Rank(model_class(config, checkpoint), arenas),)
         except torch.OutOfMemoryError as error:

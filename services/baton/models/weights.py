@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from baton.core import model_folder
 from baton.core.errors import ModelLoadError
+from baton.core.hub import ByteProgress
 
 # Buffers that some exporters store; they are computed here.
 _DERIVED = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
@@ -21,10 +22,16 @@ class Checkpoint:
     """Tensors by name, checked for presence, shape and kind.
 
     Every problem is a ModelLoadError that names the file and says what to do. Files are mapped, not
-    read, until a tensor is asked for.
+    read, until a tensor is asked for. `progress` hears how many bytes of the files have been.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        device: torch.device,
+        progress: ByteProgress = lambda done, total: None,
+    ) -> None:
         self.folder = folder
         self.dtype = dtype
         self.device = device
@@ -38,6 +45,11 @@ class Checkpoint:
                     f"{path} is truncated or no safetensors file ({error}); download it again"
                 ) from error
         self._unused = set(self._where)
+        self._progress = progress
+        self._num_bytes = 0
+        self._total_bytes = sum(
+            path.stat().st_size for path in {p for p, _ in self._where.values()}
+        )
 
     def has(self, name: str) -> bool:
         return name in self._where
@@ -67,7 +79,10 @@ class Checkpoint:
                 "the model's bfloat16 or float32 version"
             )
         self._unused.discard(name)
-        return tensor.to(device=self.device, dtype=self.dtype, copy=True).contiguous()
+        loaded = tensor.to(device=self.device, dtype=self.dtype, copy=True).contiguous()
+        self._num_bytes += tensor.nbytes
+        self._progress(self._num_bytes, self._total_bytes)
+        return loaded
 
     def skip(self, name: str) -> None:
         """The model does not need this tensor, should there be one."""

@@ -2,8 +2,8 @@
 
 `Metrics` registers them in the registry that it is given, so each test has a fresh one. Labels are
 bounded: models served here, APIs, codes of the error tree, roles, worker ids of live workers;
-never request ids or clients' input. Workers have no metrics endpoint: the gateway sets theirs from
-the load reports and the events on their sessions.
+never request ids or clients' input. The gateway sets workers' from the load reports and the events
+on their sessions; those that a worker serves itself are in `worker_metrics`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""gRPC between Baton's own processes: the deployment's token, keepalive, limits, ports.
+"""gRPC between Baton's own processes: the deployment's token, TLS, keepalive, limits, ports.
 
 Every hop carries the metadata `authorization: Bearer <deployment token>`. Servers refuse calls
-without it, apart from health checks; clients get a channel that adds it by itself.
+without it, apart from health checks; clients get a channel that adds it by itself. After `use_tls`
+all of a process's hops are mutual TLS, too: who it is belongs to a process as a whole, as its
+deployment does.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ import errno
 import hmac
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
 
 from baton.core.errors import ConfigError
+from baton.core.settings import TlsSettings
+from baton.telemetry.certificates import Certificates, Identity, TlsFiles
 from baton.telemetry.malformed import MalformedInterceptor
+from baton.telemetry.rpc_tls import RenewedChannel, channel_credentials, server_credentials
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -158,10 +164,51 @@ class _TokenChannel:
         await self._inner.channel_ready()
 
 
+@dataclass(frozen=True, slots=True)
+class _Tls:
+    """What proves to others who this process is, and the name that they must have."""
+
+    certificates: Certificates
+    server_name: str
+
+
+_tls: _Tls | None = None
+
+
+def use_tls(settings: TlsSettings) -> None:
+    """Speak mutual TLS on channels and ports of this process made from now on, or no TLS.
+
+    Raises ConfigError, naming the setting and what to do, for files that cannot be used.
+    """
+    global _tls
+    if settings.cert_file is None:
+        _tls = None
+        return
+    assert settings.key_file is not None and settings.ca_file is not None
+    files = TlsFiles(
+        "tls.", settings.cert_file, settings.key_file, settings.ca_file, settings.server_name
+    )
+    _tls = _Tls(Certificates(files), settings.server_name)
+
+
 def channel(address: str, token: str) -> grpc.aio.Channel:
     """A channel to `HOST:PORT` whose every call, unary or stream, carries the token."""
-    inner = grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
+    inner = _secure(address, _tls) if _tls else _insecure(address)
     return cast(grpc.aio.Channel, _TokenChannel(inner, auth_metadata(token)))
+
+
+def _insecure(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
+
+
+def _secure(address: str, tls: _Tls) -> grpc.aio.Channel:
+    # Certificates of pods are for a name, not for the address that a pod happens to get.
+    options = [*_CLIENT_OPTIONS, ("grpc.ssl_target_name_override", tls.server_name)]
+
+    def connect(identity: Identity) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(address, channel_credentials(identity), options=options)
+
+    return cast(grpc.aio.Channel, RenewedChannel(tls.certificates, connect))
 
 
 def server(
@@ -174,17 +221,34 @@ def server(
     )
 
 
-def listen(grpc_server: grpc.aio.Server, host: str, port: int, *, shared: bool = False) -> int:
-    """Bind to `host` and return the port (the one drawn when `port` is 0).
+def listen(grpc_server: grpc.aio.Server, host: str, port: int) -> int:
+    """Bind to `host` for this deployment's processes; the port (the one drawn when `port` is 0).
 
-    Raises ConfigError that names host and port when the address cannot be had. A `shared` port may
-    be another process's of ours: whoever starts the first of them has tried it.
+    Raises ConfigError that names host and port when the address cannot be had.
+    """
+    return bind(grpc_server, host, port, _tls.certificates if _tls else None)
+
+
+def bind(
+    grpc_server: grpc.aio.Server,
+    host: str,
+    port: int,
+    certificates: Certificates | None,
+    *,
+    shared: bool = False,
+) -> int:
+    """As `listen`, for whoever may call: with TLS by `certificates`, or without.
+
+    A `shared` port may be another process's of ours: whoever starts the first of them has tried it.
     """
     if not shared:
         # grpc says only that it failed, and for a name with several addresses not even that.
         check_bindable(host, port)
     try:
-        return grpc_server.add_insecure_port(join_address(host, port))
+        address = join_address(host, port)
+        if certificates is None:
+            return grpc_server.add_insecure_port(address)
+        return grpc_server.add_secure_port(address, server_credentials(certificates))
     except RuntimeError as error:
         raise _cannot_listen(host, port, str(error)) from error
 

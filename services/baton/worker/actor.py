@@ -8,7 +8,7 @@ import ray
 
 from baton.telemetry import logging
 from baton.worker.config import WorkerConfig
-from baton.worker.worker import Worker
+from baton.worker.process import WorkerProcess
 
 
 @ray.remote
@@ -18,7 +18,7 @@ class WorkerActor:
     def __init__(self, config: dict[str, Any]) -> None:
         parsed = WorkerConfig.model_validate(config)
         logging.setup(parsed.settings.log.level, parsed.settings.log.format)
-        self._worker = Worker(parsed)
+        self._worker = WorkerProcess(parsed)
         self._worker.start()
 
     def ready(self) -> dict[str, Any]:
@@ -26,7 +26,7 @@ class WorkerActor:
         return self._worker.info()
 
     def info(self) -> dict[str, Any]:
-        """worker_id, pid, address, state."""
+        """worker_id, pid, address, state, health."""
         return self._worker.info()
 
     def stop(self, grace_s: float | None = None) -> None:

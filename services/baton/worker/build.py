@@ -6,6 +6,7 @@ import os
 
 from baton.core import model_folder
 from baton.core.errors import ConfigError
+from baton.core.hub import ByteProgress
 from baton.core.kv import kv_digest
 from baton.engine.engine import Engine
 from baton.engine.runner import Runner
@@ -13,15 +14,21 @@ from baton.transfer.base import Transport
 from baton.worker.config import WorkerConfig
 
 
-def build_engine(config: WorkerConfig) -> tuple[Engine, Runner, str]:
-    """Load the model (or the mock) and return (engine, runner, digest).
+def build_engine(
+    config: WorkerConfig, folder: str, progress: ByteProgress
+) -> tuple[Engine, Runner, str]:
+    """Load the model in `folder` (or the mock) and return (engine, runner, digest).
 
+    `progress` hears of the weights' bytes.
     Raises ModelLoadError and ConfigError, whose messages say what to change.
     """
     settings = config.settings
     if settings.engine.deterministic:
         raise ConfigError("engine.deterministic is not available yet; leave it off")
-    runner = _mock_runner(config) if settings.engine.kind == "mock" else _torch_runner(config)
+    if settings.engine.kind == "mock":
+        runner = _mock_runner(config, folder)
+    else:
+        runner = _torch_runner(config, folder, progress)
     digest = kv_digest(runner.identity, runner.groups, runner.rope)
     engine = Engine(
         settings.engine,
@@ -33,28 +40,26 @@ def build_engine(config: WorkerConfig) -> tuple[Engine, Runner, str]:
     return engine, runner, digest
 
 
-def _mock_runner(config: WorkerConfig) -> Runner:
+def _mock_runner(config: WorkerConfig, folder: str) -> Runner:
     from baton.engine.mock import MockRunner
 
-    document = model_folder.config(config.model_folder)
+    document = model_folder.config(folder)
     return MockRunner(
         config.settings.engine,
         vocab_size=model_folder.vocab_size(document),
         max_model_len=model_folder.served_length(document, config.settings.model.max_model_len),
-        eos_token_ids=model_folder.eos_token_ids(config.model_folder),
+        eos_token_ids=model_folder.eos_token_ids(folder),
     )
 
 
-def _torch_runner(config: WorkerConfig) -> Runner:
+def _torch_runner(config: WorkerConfig, folder: str, progress: ByteProgress) -> Runner:
     # Torch takes seconds to import and hundreds of MB; mock workers go without.
     from baton.engine.model_runner import ModelRunner
 
     # The folder is resolved already: a hub id is not asked for again by each worker.
-    model = config.settings.model.model_copy(
-        update={"source": config.model_folder, "revision": None}
-    )
+    model = config.settings.model.model_copy(update={"source": folder, "revision": None})
     engine = config.settings.engine.model_copy(update={"num_threads": config.num_threads})
-    return ModelRunner(model, engine)
+    return ModelRunner(model, engine, progress)
 
 
 def build_transport(config: WorkerConfig, agent_name: str) -> Transport:

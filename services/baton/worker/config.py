@@ -10,6 +10,7 @@ from baton.core.settings import (
     ModelSettings,
     StoreSettings,
     TierSettings,
+    TlsSettings,
     TransferSettings,
     WorkerSettings,
 )
@@ -26,18 +27,23 @@ class WorkerGroups(BaseModel):
     transfer: TransferSettings
     tiers: TierSettings = TierSettings()
     store: StoreSettings
+    tls: TlsSettings = TlsSettings()
     log: LogSettings
 
 
 class WorkerConfig(BaseModel):
-    """One worker. `store_url` and `token` are resolved, unlike in the settings."""
+    """One worker. `store_url` and `token` are resolved, unlike in the settings.
+
+    Without a `model_folder` the worker's process resolves `settings.model` itself, and downloads
+    it if need be.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: WorkerGroups
     role: str
     worker_id: str
-    model_folder: str
+    model_folder: str | None
     model_name: str
     store_url: str
     token: str

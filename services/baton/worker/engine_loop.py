@@ -23,6 +23,7 @@ from baton.v1 import session_pb2
 from baton.wire.request import check_migrate, request_from_prefetch, request_from_submit
 from baton.worker.fetching import EngineFetchHost
 from baton.worker.handoff_host import EngineHost
+from baton.worker.health import Heartbeat
 from baton.worker.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class EngineLoop(threading.Thread):
         self._stopping = False
         self._checked_at = 0.0
         self._step_began = 0.0
+        self._num_steps = 0
+        # When the loop last got round, or past a part of a step.
+        self._beat_at = time.monotonic()
 
     def attach(self, handoffs: Handoffs) -> None:
         """Give the loop its handoffs, before it starts."""
@@ -102,6 +106,10 @@ class EngineLoop(threading.Thread):
             self._load = None
 
         self.post(forget)
+
+    def heartbeat(self) -> Heartbeat:
+        """How the loop is. An idle one beats every IDLE_S. From any thread."""
+        return Heartbeat(self.is_alive(), time.monotonic() - self._beat_at, self._num_steps)
 
     def stop(self) -> None:
         """End the thread after what is posted already. From any thread."""
@@ -250,8 +258,12 @@ class EngineLoop(threading.Thread):
     def _turn(self) -> None:
         engine = self.engine
         self._take_inbox(block=not engine.has_work)
-        self._step_began = time.monotonic()
-        output = engine.step(self._in_step) if engine.has_work else StepOutput()
+        self._step_began = self._beat_at = time.monotonic()
+        if engine.has_work:
+            output = engine.step(self._in_step)
+            self._num_steps += 1
+        else:
+            output = StepOutput()
         self._forward(output)
         freed, self.host.freed = self.host.freed, False
         if freed or output.rows or output.failures:
@@ -301,6 +313,7 @@ class EngineLoop(threading.Thread):
 
     def _in_step(self, output: StepOutput) -> None:
         """A prompt is being computed for others: send what is final, hear what is granted."""
+        self._beat_at = time.monotonic()
         self._forward(output)
         self._work_off(0.0)
 

@@ -20,9 +20,14 @@ class LoadMeter:
         self._prefill_tokens = 0.0
         self._prefill_step_s = 0.0
         self._step_s = 0.0
+        # Since the start.
+        self.num_prompt_tokens = 0
+        self.num_generated_tokens = 0
 
     def observe(self, output: StepOutput) -> None:
-        """Take a step's measurements into the averages."""
+        """Take a step's measurements into the averages and the counts."""
+        self.num_prompt_tokens += output.num_prefill_tokens
+        self.num_generated_tokens += len(output.rows)
         if output.step_s <= 0:
             return
         if output.num_prefill_tokens:

@@ -50,9 +50,10 @@ class AsyncThread:
 class WorkerServer:
     """Binds first, so that the address is known to those who are added before it starts."""
 
-    def __init__(self, host: str, token: str) -> None:
+    def __init__(self, host: str, port: int, token: str) -> None:
+        """`port` 0 takes any free one. Raises ConfigError when it cannot be had."""
         self._server: grpc.aio.Server = rpc.server(token)
-        self.address = rpc.join_address(host, rpc.listen(self._server, host, 0))
+        self.address = rpc.join_address(host, rpc.listen(self._server, host, port))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
 
     async def start(

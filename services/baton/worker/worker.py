@@ -17,29 +17,35 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import baton
+from baton.core import model_folder
 from baton.core.errors import BatonError, HandoffError, UnavailableError
 from baton.core.gc_pauses import settle_gc
 from baton.core.handoff import Key
 from baton.core.kv import Arena, GroupSpec
+from baton.core.redact import redact_url
 from baton.engine.outputs import EngineLoad, StepOutput
 from baton.store.lease import LeaseKeeper
 from baton.telemetry.logging import event
+from baton.telemetry.worker_metrics import WorkerReading
 from baton.transfer.base import Transport
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.layout import group_to_proto, whole_shard
 from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, session_pb2, transfer_pb2, transfer_pb2_grpc
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
-from baton.worker import rival
+from baton.worker import health, rival
 from baton.worker.build import build_engine, build_transport, limit_cpu_threads
 from baton.worker.config import WorkerConfig
 from baton.worker.control import WorkerControl
 from baton.worker.engine_loop import EngineLoop
 from baton.worker.events import MIN_GAP_S, EventLog
+from baton.worker.health import Heartbeat, Vitals
 from baton.worker.lifecycle import Lifecycle, WorkerState
 from baton.worker.load import LoadMeter
+from baton.worker.readings import read_metrics
 from baton.worker.server import AsyncThread, WorkerServer
 from baton.worker.sessions import Sessions
+from baton.worker.start_progress import Stage, StartProgress
 from baton.worker.tiers import build_tiers
 
 log = logging.getLogger(__name__)
@@ -63,10 +69,18 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
     """`start()` returns when it serves; `stop(grace_s)` drains and leaves."""
 
     def __init__(
-        self, config: WorkerConfig, died: Callable[[BaseException], None] = exit_process
+        self,
+        config: WorkerConfig,
+        progress: StartProgress,
+        died: Callable[[BaseException], None] = exit_process,
     ) -> None:
         self._config = config
+        self._progress = progress
         self._died = died
+        # Probes look at the worker while it starts: what is there once it has got so far.
+        self._heartbeat: Callable[[], Heartbeat] | None = None
+        self._lease: LeaseKeeper | None = None
+        self._load: session_pb2.Load | None = None
         self._lifecycle = Lifecycle()
         self._meter = LoadMeter()
         # Ray may run two stops at once, a worn-out worker stops itself, and drains come by gRPC.
@@ -75,13 +89,15 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._leaves_at: float | None = None
 
     def start(self) -> None:
-        """Load the model, listen, register. Raises ConfigError, saying what to change."""
-        config = self._config
+        """Fetch and load the model, listen, register. Raises ConfigError, saying what to change."""
+        config, progress = self._config, self._progress
         prefix = config.settings.store.key_prefix
         # Loading may take minutes, only to be refused.
         asyncio.run(rival.check_free(config.store_url, config.token, prefix, config.worker_id))
         limit_cpu_threads(config.num_threads)
-        self._engine, runner, self._digest = build_engine(config)
+        folder = config.model_folder or self._find_model()
+        progress.begin(Stage.LOADING)
+        self._engine, runner, self._digest = build_engine(config, folder, progress.advance)
         self._groups: tuple[GroupSpec, ...] = runner.groups
         self._num_blocks = runner.num_blocks
         arenas = runner.arenas()
@@ -108,7 +124,9 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         )
         self._async.run(self._serve(epoch, arenas))
         self._loop.start()
+        self._heartbeat = self._loop.heartbeat
         self._lifecycle.move(WorkerState.READY)
+        progress.begin(Stage.REGISTERING)
         self._lease = LeaseKeeper(
             config.store_url,
             config.token,
@@ -119,6 +137,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             self._displaced,
             config.settings.worker.lease_ttl_s,
             config.settings.worker.lease_renew_s,
+            lambda: progress.begin(Stage.READY),
         )
         holder = self._lease.start()
         if holder is not None:
@@ -127,9 +146,14 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         settle_gc()
         log.info(*event("worker_ready", worker=config.worker_id, address=self._me.address))
 
+    def _find_model(self) -> str:
+        model = self._config.settings.model
+        return str(model_folder.resolve(model.source, model.revision, self._progress.advance))
+
     async def _serve(self, epoch: int, arenas: list[Arena]) -> None:
         config = self._config
-        self._server = WorkerServer(config.settings.worker.host, config.token)
+        worker = config.settings.worker
+        self._server = WorkerServer(worker.host, worker.port, config.token)
         self._me = common_pb2.WorkerRef(
             worker_id=config.worker_id, epoch=epoch, address=self._server.address
         )
@@ -140,7 +164,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             self._on_cancel,
             self._on_migrate,
             self._on_prefetch,
-            config.settings.worker,
+            worker,
         )
         self._events = EventLog(epoch, MIN_GAP_S)
         self._handoffs = Handoffs(
@@ -199,6 +223,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             draining=self._lifecycle.is_draining,
             leaving_in_ms=leaving_in_ms,
         )
+        self._load = load
         num_submitted = self._loop.num_submitted
 
         def tell() -> None:
@@ -232,7 +257,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
     def lease(self) -> common_pb2.WorkerLease:
         """The store's entry for this worker."""
         config = self._config
-        engine = config.settings.engine
+        engine, worker = config.settings.engine, config.settings.worker
         return common_pb2.WorkerLease(
             worker=self._me,
             role=_ROLES[config.role],
@@ -249,10 +274,13 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
                 max_sequences=engine.max_sequences,
                 max_batch_tokens=engine.max_batch_tokens,
             ),
-            node=socket.gethostname(),
+            node=worker.node or socket.gethostname(),
+            zone=worker.zone or "",
+            fabric=worker.fabric or "",
             build=baton.__version__,
             pid=os.getpid(),
             transport=self._transport.name,
+            revision=worker.revision or "",
         )
 
     def info(self) -> dict[str, Any]:
@@ -265,9 +293,28 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         }
 
     @property
+    def state(self) -> WorkerState:
+        """Takes no lock: signal handlers ask."""
+        return self._lifecycle.state
+
+    @property
     def is_registered(self) -> bool:
         """Its lease has been in the store: gateways can find it."""
-        return self._lease.wait_registered()
+        return self._lease is not None and self._lease.wait_registered()
+
+    def vitals(self) -> Vitals:
+        """What probes are told from; also before and during `start`. From any thread."""
+        return Vitals(
+            progress=self._progress.look(),
+            state=self._lifecycle.state,
+            registered=self.is_registered,
+            heartbeat=self._heartbeat and self._heartbeat(),
+            store=redact_url(self._config.store_url),
+        )
+
+    def reading(self) -> WorkerReading:
+        """What /metrics shows. From any thread."""
+        return read_metrics(self.vitals(), self._config, self._progress, self._meter, self._load)
 
     def drain(self, within_s: float = 0.0) -> int:
         """Ask for no new work, and for what runs to be moved away; how many submissions are here.
@@ -292,9 +339,19 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._loop.report()
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Drain for up to `grace_s` (by default worker.drain_grace_s), then leave. Idempotent."""
+        """Drain for up to `grace_s` (by default worker.drain_grace_s), then leave. Idempotent.
+
+        A worker that /livez calls dead dies at once: in its engine nothing moves away or ends, and
+        gateways replay the sooner.
+        """
+        settings = self._config.settings.worker
         if grace_s is None:
-            grace_s = self._config.settings.worker.drain_grace_s
+            grace_s = settings.drain_grace_s
+        verdict = health.alive(self.vitals(), settings.stuck_after_s)
+        if not verdict.ok:
+            log.critical(*event("worker_given_up", reason=verdict.reason))
+            self._died(UnavailableError(verdict.reason))
+            return
         with self._state_lock:
             if self._lifecycle.state is WorkerState.STOPPED:
                 return
@@ -306,7 +363,8 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         with self._state_lock:
             if not self._lifecycle.move(WorkerState.STOPPED):
                 return
-        self._lease.stop(delete=True)
+        if self._lease is not None:
+            self._lease.stop(delete=True)
         self._async.run(self._server.stop())
         self._loop.post(self._handoffs.close)
         self._loop.stop()

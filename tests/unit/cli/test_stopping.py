@@ -23,6 +23,16 @@ async def test_sigterm_that_comes_twice_at_once_is_one(monkeypatch: pytest.Monke
     await signals.forced.wait()
 
 
+async def test_sigterm_right_after_ctrl_c_forces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "REPEAT_S", 60.0)
+    signals = StopSignals()
+    os.kill(os.getpid(), signal.SIGINT)
+    await signals.asked.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await signals.forced.wait()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_first_signal_asks_and_the_second_forces(
     monkeypatch: pytest.MonkeyPatch, number: int
