@@ -55,7 +55,11 @@ class Deployment:
         self.store: str = addresses["store"]
 
     def _start(
-        self, name: str, *command: str, program: Sequence[str] = ("-m", "baton.cli.main")
+        self,
+        name: str,
+        *command: str,
+        program: Sequence[str] = ("-m", "baton.cli.main"),
+        environment: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         log = (self._dir / f"{name}.log").open("ab")
         process = subprocess.Popen(
@@ -69,7 +73,7 @@ class Deployment:
             ],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=self._environment,
+            env={**self._environment, **(environment or {})},
             start_new_session=True,
         )
         log.close()
@@ -94,11 +98,17 @@ class Deployment:
         raise AssertionError("the gateway did not start:\n" + self.log("gateway"))
 
     def start_worker(
-        self, worker_id: str, role: str, *flags: str, mortal: str = "", faults: str = ""
+        self,
+        worker_id: str,
+        role: str,
+        *flags: str,
+        mortal: str = "",
+        faults: str = "",
+        environment: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """With `mortal`, one that dies at this step; with `faults`, one that hears of them there.
 
-        See `mortal_worker` and `faulty_worker`.
+        See `mortal_worker` and `faulty_worker`. `environment` is for this worker alone.
         """
         program: Sequence[str] = ("-m", "baton.cli.main")
         if mortal or faults:
@@ -114,6 +124,7 @@ class Deployment:
             self.store,
             *flags,
             program=program,
+            environment=environment,
         )
 
     def start_workers(self, *, prefill: int = 0, decode: int = 0, any_: int = 0) -> None:

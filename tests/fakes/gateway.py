@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import tokenizers
 
+from baton.core.errors import NotFoundError, UnavailableError
 from baton.core.settings import GatewaySettings, RecordSettings
 from baton.gateway.answer.base import OpenAnswers
 from baton.gateway.api.kept_responses import KeptResponses
@@ -20,9 +21,15 @@ from baton.gateway.app import create_app
 from baton.gateway.context import Context
 from baton.gateway.hints import Hint, Told
 from baton.gateway.http.server import HttpServer, bind
+from baton.gateway.keys.auth import is_loopback
+from baton.gateway.keys.operator_access import OperatorAccess
+from baton.gateway.operations import Operations
+from baton.gateway.recent import RecentTimes
 from baton.gateway.records.record_book import RecordBook
 from baton.gateway.text.chat_template import ChatTemplate
 from baton.gateway.text.tokenizer import Tokenizer
+from baton.gateway.traffic import Traffic
+from baton.router.pool import Pool
 from baton.telemetry.metrics import Metrics
 from fakes.generator import FakeGenerator
 from fakes.memory_store import MemoryStore
@@ -30,6 +37,8 @@ from fakes.small_tokenizer import CHAT_TEMPLATE, byte_level
 
 MODEL = "tiny"
 CONTEXT_LENGTH = 512
+# The deployment's.
+TOKEN = "deployment-token-of-a-test"
 
 
 @cache
@@ -41,6 +50,29 @@ def text_tokens(text: str) -> list[int]:
     """Tokens of an answer with this text."""
     ids: list[int] = _tokenizer().encode(text, add_special_tokens=False).ids
     return ids
+
+
+class FakeSteering:
+    """Has worker `w1`, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.drains: list[tuple[str, float, str]] = []
+        self.undrains: list[str] = []
+
+    async def drain(self, worker_id: str, within_s: float, reason: str) -> int:
+        self._check(worker_id)
+        self.drains.append((worker_id, within_s, reason))
+        return 3
+
+    async def undrain(self, worker_id: str) -> None:
+        self._check(worker_id)
+        self.undrains.append(worker_id)
+
+    def _check(self, worker_id: str) -> None:
+        if worker_id == "lost":
+            raise UnavailableError("worker lost does not answer")
+        if worker_id != "w1":
+            raise NotFoundError(f"no worker {worker_id!r} is known")
 
 
 class FakePrefetcher:
@@ -72,6 +104,12 @@ def make_context(
         created=int(time.time()),
     )
     answers = OpenAnswers()
+    operations = Operations(
+        OperatorAccess(TOKEN, is_local=is_loopback(settings.host)),
+        FakeSteering(),
+        Traffic(MemoryStore(), Pool(), lambda: None),
+        RecentTimes(),
+    )
     return Context(
         models={MODEL: model},
         generator=generator,
@@ -86,6 +124,7 @@ def make_context(
         responses=KeptResponses(
             MemoryStore(), settings.response_ttl_s, settings.max_responses_bytes
         ),
+        operations=operations,
     )
 
 

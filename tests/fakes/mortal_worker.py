@@ -1,7 +1,8 @@
 """`baton worker` that dies at a chosen step: `mortal_worker.py STEP worker --role ...`.
 
 STEP is `send:BODY` (before this handoff message goes out), `receive:BODY` (before it is looked at),
-`write` (a write has been queued) or `rows:N` (N tokens have been published).
+`write` (a write has been queued), `rows:N` (N tokens have been published) or `bug:N` (an exception
+in the engine's step N).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from baton.engine.engine import Engine
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.nixl import NixlTransport
 from baton.transfer.peers import Peers
@@ -65,6 +67,17 @@ def arm(step: str) -> None:
             return left[0] <= 0
 
         before(Worker, "_publish", fatal)
+    elif kind == "bug":
+        steps = [int(detail)]
+        original = Engine.step
+
+        def buggy_step(self: Engine, *args: Any) -> Any:
+            steps[0] -= 1
+            if steps[0] <= 0:
+                raise RuntimeError("a bug of the engine")
+            return original(self, *args)
+
+        setattr(Engine, "step", buggy_step)  # noqa: B010 - it is a method
     else:
         raise SystemExit(f"unknown step {step!r}")
 

@@ -22,12 +22,15 @@ BLOCK_BYTES = 128 * 2**10
 NUM_BLOCKS = 10_000
 
 
-def lease(worker_id: str, digest: str = "same", model: str = "m") -> common_pb2.WorkerLease:
+def lease(
+    worker_id: str, digest: str = "same", model: str = "m", revision: str = ""
+) -> common_pb2.WorkerLease:
     return common_pb2.WorkerLease(
         worker=common_pb2.WorkerRef(worker_id=worker_id, epoch=1),
         role=int(ROLES[worker_id[0]]),  # type: ignore[arg-type]
         model=model,
         digest=digest,
+        revision=revision,
         groups=[
             common_pb2.GroupSpec(
                 num_layers=8,

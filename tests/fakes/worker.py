@@ -13,15 +13,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from baton.core.errors import BatonError, HandoffError
+from baton.core.errors import BatonError, HandoffError, UnavailableError
 from baton.core.handoff import Key
 from baton.core.request import FinishReason, Request
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import TokenRow
 from baton.telemetry import rpc
-from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
+from baton.v1 import common_pb2, session_pb2, session_pb2_grpc, worker_pb2_grpc
 from baton.wire.request import request_from_submit
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
+from baton.worker.control import WorkerControl
 from baton.worker.sessions import Sessions
 from fakes.link import Link
 
@@ -86,6 +87,7 @@ class FakeWorker:
         num_blocks: int = 100_000,
         session_grace_s: float = 5.0,
         copy_steps: int = 3,
+        revision: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.network = network or Network()
@@ -102,6 +104,8 @@ class FakeWorker:
         self.keep_last_rows = False
         self.draining = False
         self.leaving_in_ms = 0
+        # Its process is to end: it cannot be undrained.
+        self.is_leaving = False
         self.short_of_blocks = False
         self.free_blocks = num_blocks
         self.copy_steps = copy_steps
@@ -132,6 +136,7 @@ class FakeWorker:
             node="here",
             pid=1,
             transport="inproc",
+            revision=revision,
         )
         self._settings = WorkerSettings(session_grace_s=session_grace_s)
         self._wake = asyncio.Event()
@@ -161,9 +166,20 @@ class FakeWorker:
             self._settings,
         )
         session_pb2_grpc.add_SessionServiceServicer_to_server(self.sessions, self._server)
+        control = WorkerControl(self._drain, self._undrain)
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(control, self._server)  # type: ignore[no-untyped-call]
         await self._server.start()
         self._task = asyncio.create_task(self._run())
         return self
+
+    def _drain(self, within_s: float) -> int:
+        self.draining, self.leaving_in_ms = True, int(within_s * 1000)
+        return len(self.jobs)
+
+    def _undrain(self) -> None:
+        if self.is_leaving:
+            raise UnavailableError("the worker is leaving")
+        self.draining, self.leaving_in_ms = False, 0
 
     async def die(self) -> None:
         """As a killed process: connections break, new ones are refused."""
