@@ -1,0 +1,1 @@
+"""Baton's Kubernetes operator: a pure `reconcile` inside a kopf shell."""

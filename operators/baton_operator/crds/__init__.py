@@ -1,0 +1,1 @@
+"""CustomResourceDefinitions, made from `baton_operator.types` by `make crds`."""

@@ -1,0 +1,117 @@
+"""The service's workers by pool and revision: what was seen, counted for decisions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import takewhile
+
+from baton_operator import names
+from baton_operator.seen import LEADER_WORKER_SET, Manifest, PodSeen, Seen, Signals
+
+ROLES = ("prefill", "decode", "any")
+WORKLOAD_KINDS = ("Deployment", LEADER_WORKER_SET)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The Deployment or LeaderWorkerSet of one revision of a pool. A pod here is a worker."""
+
+    pool: str
+    role: str
+    revision: str
+    kind: str
+    name: str
+    uid: str
+    replicas: int
+    pods: tuple[PodSeen, ...] = ()
+    """Those that stay unless they are chosen: neither deleted nor about to be by their
+    controller. In the order in which they would go."""
+    num_pods: int = 0
+    """All that exist, those being deleted among them."""
+    available: int = 0
+    """Of `pods`: those that take new requests."""
+    broken: int = 0
+    """Kept replicas that would go first and serve nothing: missing, starting or failing."""
+
+    @property
+    def kept(self) -> int:
+        """Replicas that are not on their way out; some may not have a pod yet."""
+        return max(0, self.replicas - sum(pod.drain_since is not None for pod in self.pods))
+
+
+Fleet = dict[tuple[str, str], Workload]
+"""By pool and revision."""
+
+
+def fleet_of(seen: Seen) -> Fleet:
+    """All worker workloads of the service, of every revision."""
+    pods: dict[tuple[str, str], list[PodSeen]] = defaultdict(list)
+    for pod in seen.workers:
+        pods[pod.pool, pod.revision].append(pod)
+    fleet = {}
+    for kind in WORKLOAD_KINDS:
+        for manifest in seen.of_kind(kind).values():
+            labels = manifest["metadata"].get("labels") or {}
+            key = labels.get(names.LABEL_POOL, ""), labels.get(names.LABEL_REVISION, "")
+            if all(key) and labels.get(names.LABEL_ROLE) in ROLES:
+                fleet[key] = _workload(kind, manifest, pods[key], seen.signals)
+    return fleet
+
+
+def _workload(
+    kind: str, manifest: Manifest, pods: Iterable[PodSeen], signals: Signals | None
+) -> Workload:
+    labels, found = manifest["metadata"]["labels"], list(pods)
+    replicas = manifest["spec"].get("replicas", 1)
+    staying = sorted(
+        (pod for pod in found if not pod.deleting and pod.phase not in ("Succeeded", "Failed")),
+        key=lambda pod: removal_key(pod, signals),
+    )
+    # Its controller was told of fewer and removes these next.
+    staying = staying[max(0, len(staying) - replicas) :]
+    unchosen = [pod for pod in staying if pod.drain_since is None]
+    idle = takewhile(lambda pod: not serves(pod, signals), unchosen)
+    return Workload(
+        pool=labels[names.LABEL_POOL],
+        role=labels[names.LABEL_ROLE],
+        revision=labels[names.LABEL_REVISION],
+        kind=kind,
+        name=manifest["metadata"]["name"],
+        uid=manifest["metadata"].get("uid", ""),
+        replicas=replicas,
+        pods=tuple(staying),
+        num_pods=len(found),
+        available=sum(serves(pod, signals) for pod in staying),
+        broken=max(0, replicas - len(staying)) + sum(1 for _ in idle),
+    )
+
+
+def serves(pod: PodSeen, signals: Signals | None) -> bool:
+    """Whether it takes new requests."""
+    return pod.ready and pod.drain_since is None and not pod.deleting and not drains(pod, signals)
+
+
+def drains(pod: PodSeen, signals: Signals | None) -> bool:
+    """Whether a gateway says that it drains, whoever asked for it."""
+    signal = signals.workers.get(pod.name) if signals else None
+    return signal is not None and signal.draining
+
+
+def removal_key(pod: PodSeen, signals: Signals | None) -> tuple[int, bool, bool, bool, int, str]:
+    """Sorts pods by who should go first.
+
+    A LeaderWorkerSet always removes its highest group. A ReplicaSet removes what has not started
+    before what runs, and what is not ready before what is; only then does it look at the deletion
+    cost. Within that: those already chosen, so that a choice lasts, then the emptiest.
+    """
+    signal = signals.workers.get(pod.name) if signals else None
+    return (
+        0 if pod.group_index is None else -pod.group_index,
+        pod.node is not None and pod.phase == "Running",
+        pod.drain_since is None,
+        serves(pod, signals),
+        signal.num_requests if signal else 0,
+        pod.name,
+    )

@@ -1,0 +1,225 @@
+"""What stands in the way, in words of this operator: from what kubelet, scheduler and others say.
+
+A blocking one keeps the operator from making workers at all; any other may pass by itself (a
+quota is raised, a node joins, a Secret appears), so that the work goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from baton_operator.seen import LEADER_WORKER_SET, Manifest, PodSeen, Seen
+
+IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+)
+NO_CONFIG = frozenset({"CreateContainerConfigError", "FailedMount"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is not as it should be."""
+
+    reason: str
+    message: str
+
+
+def blocking_troubles(seen: Seen, image: str | None, has_store: bool) -> list[Trouble]:
+    """What has to be changed by somebody before workers can be made.
+
+    `has_store`: whether the operator has a store for services that bring none.
+    """
+    return [
+        trouble
+        for trouble in (
+            _no_image(image),
+            _no_store(seen, has_store),
+            _no_leader_worker_set(seen),
+            _several_nodes(seen),
+            _forbidden(seen),
+        )
+        if trouble is not None
+    ]
+
+
+def passing_troubles(seen: Seen) -> list[Trouble]:
+    """What is seen to go wrong now, each kind once, the most telling first."""
+    found: dict[str, Trouble] = {}
+    for trouble in (
+        *_no_routes(seen),
+        *_refusals(seen),
+        *_of_events(seen),
+        *_of_pods(seen),
+        *_of_workloads(seen),
+        *_unused_ranks(seen),
+    ):
+        found.setdefault(trouble.reason, trouble)
+    return list(found.values())
+
+
+def of_pod(pod: PodSeen) -> Trouble | None:
+    """What keeps a pod from being ready."""
+    about = f"pod {pod.name}: {pod.message or pod.reason}"
+    if pod.reason in IMAGE_REASONS:
+        return Trouble("ImagePullFailed", about)
+    if pod.reason in NO_CONFIG:
+        return Trouble(_missing(pod.message), about)
+    if pod.reason == "CrashLoopBackOff":
+        return Trouble("CrashLoop", f"{about} ({pod.restarts} restarts)")
+    if pod.reason == "Unschedulable":
+        return Trouble(_unscheduled(pod.message), about)
+    if pod.reason and not pod.ready and pod.phase != "Succeeded":
+        return Trouble("PodFailing", f"{about} ({pod.reason})")
+    return None
+
+
+def of_message(reason: str, about: str, message: str) -> Trouble | None:
+    """Of an event, a refusal or a condition of a workload; None: not worth telling."""
+    text = f"{about}: {message}"
+    if "exceeded quota" in message:
+        return Trouble("QuotaExceeded", text)
+    if "violates PodSecurity" in message:
+        return Trouble("ForbiddenByNamespace", text)
+    if reason in NO_CONFIG:
+        return Trouble(_missing(message), text)
+    if reason in ("FailedScheduling", "ProvisioningFailed", "FailedBinding"):
+        return Trouble(_unscheduled(message), text)
+    return Trouble("PodsRefused", text) if reason == "FailedCreate" else None
+
+
+def _no_image(image: str | None) -> Trouble | None:
+    if image is not None:
+        return None
+    return Trouble("ImageMissing", "set spec.image: the operator has no image of its own")
+
+
+def _no_store(seen: Seen, has_store: bool) -> Trouble | None:
+    if has_store or not seen.service.spec.store.bundled:
+        return None
+    return Trouble("StoreMissing", "set spec.store.redis: the chart was installed without")
+
+
+def _no_leader_worker_set(seen: Seen) -> Trouble | None:
+    wide = _over_nodes(seen)
+    if not wide or LEADER_WORKER_SET in seen.kinds:
+        return None
+    return Trouble(
+        "LeaderWorkerSetMissing",
+        f"pool {', '.join(wide)} has parallelism.nodes above 1, for which the cluster has no "
+        "LeaderWorkerSet (https://lws.sigs.k8s.io)",
+    )
+
+
+def _several_nodes(seen: Seen) -> Trouble | None:
+    """A leader's Ray listens on loopback so far: the other pods of its group could not join."""
+    wide = _over_nodes(seen)
+    if not wide:
+        return None
+    return Trouble(
+        "ParallelismUnsupported",
+        f"pool {', '.join(wide)}: workers of this version run on one node; set "
+        "parallelism.nodes to 1",
+    )
+
+
+def _over_nodes(seen: Seen) -> list[str]:
+    return [pool.name for pool in seen.service.spec.pools if pool.parallelism.nodes > 1]
+
+
+def _forbidden(seen: Seen) -> Trouble | None:
+    spec = seen.service.spec
+    wants = []
+    if spec.transport.profile != "tcp":
+        wants.append(f"transport.profile {spec.transport.profile}")
+    if spec.model.cache.type == "HostPath":
+        wants.append("model.cache.type HostPath")
+    if not wants or seen.pod_security == "privileged":
+        return None
+    return Trouble(
+        "ForbiddenByNamespace",
+        f"namespace {seen.service.namespace} enforces pod security {seen.pod_security}, which "
+        f"forbids {' and '.join(wants)}: label it pod-security.kubernetes.io/enforce=privileged, "
+        "or take profile tcp and another cache",
+    )
+
+
+def _no_routes(seen: Seen) -> Iterator[Trouble]:
+    gateway = seen.service.spec.gateway
+    for kind, wanted in (("HTTPRoute", gateway.http_route), ("GRPCRoute", gateway.grpc_route)):
+        if wanted is not None and kind not in seen.kinds:
+            yield Trouble(
+                "GatewayApiMissing",
+                f"the cluster has no {kind}: install the Gateway API, or remove the route",
+            )
+
+
+def _unused_ranks(seen: Seen) -> Iterator[Trouble]:
+    """The engine has one rank a worker so far: whoever asks for more has to know."""
+    wide = [
+        pool.name
+        for pool in seen.service.spec.pools
+        if pool.parallelism.nodes == 1 and pool.parallelism.ranks > 1
+    ]
+    if wide:
+        yield Trouble(
+            "ParallelismUnsupported",
+            f"pool {', '.join(wide)}: workers of this version run on one rank, and what "
+            "parallelism asks for beyond it stays unused; set tensor and pipeline to 1",
+        )
+
+
+def _refusals(seen: Seen) -> Iterator[Trouble]:
+    for each in seen.refused:
+        about = f"{each.kind} {each.name}"
+        known = of_message(each.reason, about, each.message)
+        reason = {"NotOurs": "NameTaken", "Invalid": "Invalid"}.get(each.reason, "Refused")
+        yield known or Trouble(reason, f"{about}: {each.message}")
+
+
+def _of_events(seen: Seen) -> Iterator[Trouble]:
+    for each in sorted(seen.events, key=lambda each: -each.last_s):
+        trouble = of_message(each.reason, f"{each.kind} {each.name}", each.message)
+        if trouble is not None:
+            yield trouble
+
+
+def _of_pods(seen: Seen) -> Iterator[Trouble]:
+    up = {_kin(pod) for pod in seen.pods if pod.ready or pod.phase == "Succeeded"}
+    for pod in seen.pods:
+        if pod.deleting or (pod.phase == "Failed" and _kin(pod) in up):
+            # An evicted pod stays listed long after another took its place.
+            continue
+        trouble = of_pod(pod)
+        if trouble is not None:
+            yield trouble
+
+
+def _kin(pod: PodSeen) -> tuple[str, str, str, str]:
+    return pod.component, pod.pool, pod.revision, pod.job
+
+
+def _of_workloads(seen: Seen) -> Iterator[Trouble]:
+    for name, manifest in (*seen.of_kind("Deployment").items(), *seen.of_kind("Job").items()):
+        for condition in _failures(manifest):
+            trouble = of_message("FailedCreate", name, condition.get("message", ""))
+            if trouble is not None:
+                yield trouble
+
+
+def _failures(manifest: Manifest) -> Iterator[Manifest]:
+    for condition in (manifest.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            yield condition
+
+
+def _missing(message: str) -> str:
+    lowered = message.lower()
+    for kind in ("secret", "configmap"):
+        if kind in lowered and ("not found" in lowered or "couldn't find key" in lowered):
+            return "SecretMissing" if kind == "secret" else "ConfigMapMissing"
+    return "PodConfigError"
+
+
+def _unscheduled(message: str) -> str:
+    return "ClaimUnbound" if "persistentvolumeclaim" in message.lower() else "Unschedulable"
