@@ -44,7 +44,7 @@ def problems(page: Path) -> Iterator[str]:
         if not any((root / path).exists() for root in (ROOT, ROOT / "services/baton")):
             yield f"path {path}, which is not there"
     for block in SHELL.findall(text):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             yield from command_problems(shlex.split(line, comments=True))
     for span in SPAN.findall(text):
         yield from command_problems(shlex.split(span))
@@ -55,7 +55,7 @@ def command_problems(words: list[str]) -> Iterator[str]:
         return
     name = words[0].rpartition("/")[2]
     if name == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         for word in words[1:]:
             if "=" not in word and word not in targets:
                 yield f"make target {word}, which is not in the Makefile"

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from cluster.tools import MissingTools, Tools
+
 # A developer's deployment must not reach the tests.
 for name in [n for n in os.environ if n.startswith("BATON_")]:
     if not name.startswith(("BATON_TEST_", "BATON_BENCH_")):
@@ -40,9 +42,19 @@ def _no_redis() -> str | None:
     return "redis-server is missing (apt-get install redis-server)"
 
 
+def _no_helm() -> str | None:
+    try:
+        for major in (3, 4):
+            Tools().path(f"helm{major}")
+    except MissingTools as error:
+        return str(error)
+    return None
+
+
 SUITES: dict[str, Callable[[], str | None]] = {
     "gpu": _no_cuda,
     "redis": _no_redis,
+    "helm": _no_helm,
     # A dependency: always there. Listed so that BATON_TEST_REQUIRED may name it.
     "ray": lambda: None,
 }

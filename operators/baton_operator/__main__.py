@@ -11,9 +11,9 @@ from kubernetes.aio.config import ConfigException
 from baton.core.errors import ConfigError
 from baton.telemetry import logging as telemetry_logging
 from baton_operator import settings as operator_settings
-from baton_operator.client import login
+from baton_operator.decide.reconcile import reconcile
+from baton_operator.kube.client import login
 from baton_operator.process import run
-from baton_operator.reconcile import reconcile
 
 
 async def _operate(settings: operator_settings.OperatorSettings) -> int:

@@ -11,25 +11,25 @@ from urllib.parse import urlsplit
 from kubernetes.aio.client import Configuration
 
 from baton.telemetry.logging import event
-from baton_operator.acl import RedisUsers
 from baton_operator.actions import Action
-from baton_operator.cache import Cache
-from baton_operator.client import KubeClient
-from baton_operator.controller import Controller, Pace
-from baton_operator.events import Recorder
 from baton_operator.health import Health
-from baton_operator.intake import Intake
-from baton_operator.lease import LeaseHolder, LeaseLostError
+from baton_operator.kube.client import KubeClient
+from baton_operator.kube.intake import Intake
+from baton_operator.kube.lease import LeaseHolder, LeaseLostError
+from baton_operator.kube.object_cache import Cache
+from baton_operator.kube.recorder import Recorder
+from baton_operator.kube.watching import Watching
 from baton_operator.metrics import OperatorMetrics
-from baton_operator.observe import Observer
-from baton_operator.perform import Performer
-from baton_operator.queue import WorkQueue
 from baton_operator.resources.context import Installation
+from baton_operator.rounds.controller import Controller, Pace
+from baton_operator.rounds.observe import Observer
+from baton_operator.rounds.perform import Performer
+from baton_operator.rounds.queue import WorkQueue
+from baton_operator.rounds.redis_users import RedisUsers
+from baton_operator.rounds.signals import SignalSource
 from baton_operator.seen import Seen
 from baton_operator.settings import OperatorSettings
-from baton_operator.signals import SignalSource
 from baton_operator.tasks import cancelled
-from baton_operator.watching import Watching
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from baton_operator.cache import Key
+from baton_operator.kube.object_cache import Key
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Seconds: a round without changes to one that writes forty objects through a slow API server.

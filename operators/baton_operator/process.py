@@ -20,18 +20,18 @@ from prometheus_client import CollectorRegistry
 
 from baton.telemetry.logging import event
 from baton_operator.actions import Action
-from baton_operator.client import KubeClient
 from baton_operator.health import Health, serving
+from baton_operator.kube.client import KubeClient
+from baton_operator.kube.kopf_watch import quiet_kopf
+from baton_operator.kube.lease import LeaseHolder
 from baton_operator.leader import Leader
-from baton_operator.lease import LeaseHolder
 from baton_operator.metrics import OperatorMetrics
 from baton_operator.resources.context import Installation
 from baton_operator.resources.internal_secret import derived
+from baton_operator.rounds.signals import PodSignals, SignalSource
 from baton_operator.seen import Seen, ServiceSeen
 from baton_operator.settings import OperatorSettings
-from baton_operator.signals import PodSignals, SignalSource
 from baton_operator.tasks import done_unless
-from baton_operator.watch import quiet_kopf
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from baton_operator.actions import (
     SetTraffic,
     Undrain,
 )
-from baton_operator.fleet import fleet_of
-from baton_operator.reconcile import reconcile
+from baton_operator.decide.reconcile import reconcile
+from baton_operator.decide.rollout.workloads import fleet_of
 from baton_operator.resources.context import Installation
 from baton_operator.seen import Seen, ServiceSeen, Signals, WorkerSignal, observed_pod
 from baton_operator.types.model_service import ModelServiceSpec

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from baton_operator import fetch_result
-from baton_operator.resources.model_cache import fetch_job
-from baton_operator.resources.paths import HOME, HUB_CACHE
-from baton_operator.resources.worker_pod import worker_template
+from baton_operator.decide import fetch_result
+from baton_operator.resources.pods.model_cache import fetch_job
+from baton_operator.resources.pods.paths import HOME, HUB_CACHE
+from baton_operator.resources.pods.worker import worker_template
 from fakes.hub_server import COMMIT, FakeHub
 from fakes.model_services import container, context_of, environment
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from baton_operator.rounds.signals import PodSignals, SignalError
 from baton_operator.seen import PodSeen, ServiceSeen, Signals
-from baton_operator.signals import PodSignals, SignalError
 from baton_operator.types.model_service import ModelServiceSpec
 from fakes.deployment import Deployment, deployment
 from suites.redis_server import RedisServer

@@ -13,9 +13,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from baton_operator.acl import RedisUsers
 from baton_operator.resources.internal_secret import derived
-from baton_operator.resources.store import bundled_user
+from baton_operator.resources.pods.store_login import bundled_user
+from baton_operator.rounds.redis_users import RedisUsers
 from suites.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis

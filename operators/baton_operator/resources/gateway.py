@@ -6,12 +6,12 @@ import hashlib
 from math import ceil
 
 from baton_operator import names
-from baton_operator.resources import model_cache, paths, pod
-from baton_operator.resources.config import UNREADY_WAIT_S, gateway_config
 from baton_operator.resources.context import Context, Manifest
 from baton_operator.resources.metadata import metadata
-from baton_operator.resources.pod_overlay import lay_over
-from baton_operator.resources.store import store_environment
+from baton_operator.resources.pods import model_cache, paths, pod
+from baton_operator.resources.pods.baton_yaml import UNREADY_WAIT_S, gateway_config
+from baton_operator.resources.pods.overlay import lay_over
+from baton_operator.resources.pods.store_login import store_environment
 from baton_operator.types.pod_template import Resources
 
 _CONFIG_KEY = "baton.yaml"

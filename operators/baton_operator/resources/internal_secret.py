@@ -14,7 +14,7 @@ from typing import Literal
 from baton_operator import names
 from baton_operator.resources.context import Context, Manifest
 from baton_operator.resources.metadata import metadata
-from baton_operator.resources.store import URL_KEY, bundled_url
+from baton_operator.resources.pods.store_login import URL_KEY, bundled_url
 
 Purpose = Literal["token", "ray-token", "redis-password"]
 

@@ -7,10 +7,10 @@ They do not hold for pods on the node's network.
 from __future__ import annotations
 
 from baton_operator import names
-from baton_operator.resources import model_cache
 from baton_operator.resources.context import Context, Manifest
 from baton_operator.resources.metadata import metadata
-from baton_operator.resources.store import store_ports
+from baton_operator.resources.pods import model_cache
+from baton_operator.resources.pods.store_login import store_ports
 
 _DNS: Manifest = {
     # Wherever it is: a Service, or a cache on the node's own address.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from baton_operator import names
-from baton_operator.resources.config import worker_config
 from baton_operator.resources.context import Context, Manifest
 from baton_operator.resources.metadata import metadata
+from baton_operator.resources.pods.baton_yaml import worker_config
 
 
 def revision_config(context: Context, revision: str) -> Manifest:

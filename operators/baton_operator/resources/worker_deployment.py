@@ -7,7 +7,7 @@ from copy import deepcopy
 from baton_operator import names
 from baton_operator.resources.context import Context, Manifest
 from baton_operator.resources.metadata import metadata
-from baton_operator.resources.worker_pod import worker_template
+from baton_operator.resources.pods.worker import worker_template
 from baton_operator.types.pools import PoolSpec
 
 RAY_PORT = 6379

@@ -1,0 +1,198 @@
+"""What the operator costs: duration of its rounds, memory, CPU, calls to the API server.
+
+    make bench-operator
+
+A real control plane with fake nodes (kwok), whose pods start at once, and services of mock workers,
+half prefill and half decode. Three phases: all services are applied at once until each is Ready;
+nothing happens; each service's image changes, until every worker has been replaced. Rounds are
+taken from the operator's own log. The host runs the control plane, too: what is measured here is
+an upper bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measure import cpu_seconds, hardware, resident_bytes, save
+
+from cluster.baton_objects import install_crds
+from cluster.cluster import Cluster, Manifest
+from cluster.control_plane import ControlPlane
+from cluster.host_gateway import HostGateway
+from cluster.operator_services import service
+from cluster.operator_under_test import Operator
+from cluster.tools import Tools
+
+GOAL_P99_S, GOAL_BYTES, GOAL_CORES = 1.0, 400e6, 1.0
+GPUS = {"nvidia.com/gpu": "8"}
+ROUND = re.compile(r"baton_operator\.rounds\.controller: round .*result=(\w+) seconds=([\d.]+)")
+# The defaults of the settings, which the tests shorten.
+PACE = {
+    "lease_duration_s": 15,
+    "lease_deadline_s": 10,
+    "lease_retry_s": 2,
+    "min_interval_s": 0.5,
+    "tick_s": 10,
+    "backoff_s": 1,
+    "max_backoff_s": 120,
+    "resync_s": 600,
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One operator, and the services that it has to keep."""
+
+    cluster: Cluster
+    operator: Operator
+    services: dict[str, Manifest]
+    """By namespace."""
+
+    @property
+    def pid(self) -> int:
+        return self.cluster.processes.pid(self.operator.process())
+
+    def apply(self, image: str) -> None:
+        for namespace, manifest in self.services.items():
+            spec = {**manifest["spec"], "image": image}
+            self.cluster.apply({**manifest, "spec": spec}, namespace=namespace)
+
+    def settled(self, image: str) -> bool:
+        """All services Ready with all of their workers of this image."""
+        found = self.cluster.get_all("modelservices")
+        return len(found) == len(self.services) and all(_settled(each, image) for each in found)
+
+    def phase(self, name: str, until: Callable[[], bool], within_s: float) -> dict[str, Any]:
+        """Figures of what happens until then."""
+        log = self.cluster.processes.log(self.operator.process())
+        start, cpu, began = log.stat().st_size, cpu_seconds(self.pid), time.monotonic()
+        calls, peak = self.calls(), resident_bytes(self.pid)
+        while not until():
+            if time.monotonic() - began > within_s:
+                raise SystemExit(f"{name}: not done after {within_s:g} s")
+            time.sleep(0.5)
+            peak = max(peak, resident_bytes(self.pid))
+        took = time.monotonic() - began
+        with log.open() as lines:
+            lines.seek(start)
+            rounds = sorted(float(m[2]) for line in lines if (m := ROUND.search(line)))
+        figures = {
+            "seconds": round(took, 1),
+            "rounds": len(rounds),
+            "round_p50_s": round(statistics.median(rounds), 4) if rounds else None,
+            "round_p99_s": rounds[int(len(rounds) * 0.99)] if rounds else None,
+            "round_max_s": rounds[-1] if rounds else None,
+            "cores": round((cpu_seconds(self.pid) - cpu) / took, 3),
+            "api_calls": int(self.calls() - calls),
+            "peak_bytes": peak,
+        }
+        print(
+            f"{name:10} {took:8.1f} {len(rounds):7} {figures['round_p50_s']!s:>9}"
+            f" {figures['round_p99_s']!s:>9} {figures['cores']:7.3f} {figures['api_calls']:7}"
+            f" {peak / 1e6:8.1f}"
+        )
+        return figures
+
+    def calls(self) -> float:
+        lines = self.operator.metrics().splitlines()
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.startswith("baton_operator_api_calls_total{")
+        )
+
+
+def _settled(found: Manifest, image: str) -> bool:
+    status = found.get("status") or {}
+    conditions = {each["type"]: each["status"] for each in status.get("conditions") or ()}
+    return (
+        status.get("observedGeneration") == found["metadata"]["generation"]
+        and found["spec"]["image"] == image
+        and conditions.get("Ready") == "True"
+        and conditions.get("Progressing") == "False"
+        and all(
+            pool["ready"] == pool["updated"] == pool["desired"] and not pool["draining"]
+            for pool in status["pools"]
+        )
+    )
+
+
+def manifest(workers: int) -> Manifest:
+    """A service of so many workers, each with a GPU."""
+    halves = {"prefill": workers // 2, "decode": workers - workers // 2}
+    pools = [
+        {"name": role, "role": role, "replicas": replicas, "gpus": 1, "engine": {"kind": "mock"}}
+        for role, replicas in halves.items()
+    ]
+    return service(pools=pools)
+
+
+def measure(options: argparse.Namespace, cluster: Cluster, gateway: HostGateway) -> dict[str, Any]:
+    each = manifest(options.workers // options.services)
+    names = [f"bench-{number}" for number in range(options.services)]
+    for name in ("home", *names):
+        cluster.kubectl("create", "namespace", name)
+    operator = Operator(cluster, "home", None, gateway)
+    operator.start(log_level="debug", **PACE)
+    bench = Bench(cluster, operator, dict.fromkeys(names, each))
+    print(
+        f"{'phase':10} {'seconds':>8} {'rounds':>7} {'p50 s':>9} {'p99 s':>9} {'cores':>7}"
+        f" {'calls':>7} {'peak MB':>8}"
+    )
+    within_s = 120 + 3 * options.workers
+    bench.apply("example/one:1")
+    figures = {"start": bench.phase("start", lambda: bench.settled("example/one:1"), within_s)}
+    end = time.monotonic() + options.seconds
+    figures["idle"] = bench.phase("idle", lambda: time.monotonic() > end, options.seconds + 60)
+    bench.apply("example/one:2")
+    figures["rollout"] = bench.phase(
+        "rollout", lambda: bench.settled("example/one:2"), 2 * within_s
+    )
+    operator.stop_all()
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--services", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=500, help="of all services together")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the idle phase")
+    parser.add_argument("--save", action="store_true", help="write results/bench-operator.json")
+    options = parser.parse_args()
+    size = f"{options.nodes} nodes, {options.services} services, {options.workers} workers"
+    print(f"{hardware()}; {size}")
+    with tempfile.TemporaryDirectory(prefix="baton-bench-operator-") as folder:
+        tools = Tools()
+        plane = ControlPlane(tools, Path(folder))
+        try:
+            plane.start()
+            cluster = Cluster(plane.kubeconfig, Path(folder), tools, plane.processes)
+            install_crds(cluster)
+            with HostGateway() as gateway, cluster.kwok_nodes(options.nodes, capacity=GPUS):
+                figures = measure(options, cluster, gateway)
+        finally:
+            plane.processes.stop_all()
+    p99 = max(phase["round_p99_s"] for phase in figures.values())
+    peak = max(phase["peak_bytes"] for phase in figures.values())
+    cores = max(phase["cores"] for phase in figures.values())
+    print(
+        f"worst p99 {p99:.3f} s (goal {GOAL_P99_S:g}), {peak / 1e6:.0f} MB (goal"
+        f" {GOAL_BYTES / 1e6:.0f}), {cores:.2f} cores (goal {GOAL_CORES:g})"
+    )
+    if options.save:
+        sizes = {name: getattr(options, name) for name in ("nodes", "services", "workers")}
+        path = save("bench-operator", {**sizes, "phases": figures})
+        print("saved", path.relative_to(Path.cwd()))
+
+
+if __name__ == "__main__":
+    main()

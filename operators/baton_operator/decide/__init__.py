@@ -1,0 +1,1 @@
+"""Decisions: from what was seen to what is to be done. Pure."""

@@ -1,0 +1,1 @@
+"""Which revision has how many workers, and who goes first. Pure."""

@@ -1,0 +1,1 @@
+"""The API server: calls, the Lease, watches, events."""

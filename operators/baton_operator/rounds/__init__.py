@@ -1,0 +1,1 @@
+"""Rounds of one service each: observe, decide, perform."""
