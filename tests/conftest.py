@@ -6,9 +6,10 @@ deselected and the summary says so; suites named in BATON_TEST_REQUIRED (CI's) m
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def _no_helm() -> str | None:
     except MissingTools as error:
         return str(error)
     return None
+
+
+@pytest.fixture(autouse=True)
+def _leaves_log_levels() -> Iterator[None]:
+    """What a test sets up for the process that it plays is not for the tests after it."""
+    loggers = [logging.getLogger(name) for name in (None, "baton", "baton_operator")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 SUITES: dict[str, Callable[[], str | None]] = {
