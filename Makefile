@@ -45,7 +45,7 @@ test-integration: ## tests over real processes: Ray, NIXL, Redis
 	@$(SETUP)
 	@$(BIN)/pytest tests/integration -m "not gpu" $(ARGS)
 
-test-faults: ## what takes minutes: kills, freezes, drains, lost messages, fuzz, a short chaos and soak
+test-faults: ## what takes minutes: kills, freezes, drains, Redis variants, fuzz, a short chaos and soak
 	@$(SETUP)
 	@$(BIN)/pytest tests/faults $(ARGS)
 

