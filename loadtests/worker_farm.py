@@ -19,6 +19,7 @@ from baton.core.settings import (
     WorkerSettings,
 )
 from baton.worker.config import WorkerConfig, WorkerGroups
+from baton.worker.start_progress import StartProgress
 from baton.worker.worker import Worker
 
 
@@ -52,7 +53,7 @@ def main() -> None:
             token=wanted["token"],
             num_threads=1,
         )
-        workers.append(Worker(config))
+        workers.append(Worker(config, StartProgress()))
         workers[-1].start()
     sys.stdin.read()
     for worker in workers:
