@@ -10,12 +10,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 
 from baton.telemetry.logging import event
 from baton_operator import kinds, names
 from baton_operator.actions import Emit
+from baton_operator.decide.text import time_text
 from baton_operator.kube.client import ApiError, KubeClient, Manifest
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Recorder:
         self._allowances.pop(uid, None)
 
     async def _count_up(self, about: Manifest, said: Emit, before: _Written, now: float) -> None:
-        patch: Manifest = {"count": before.count + 1, "lastTimestamp": _time(now)}
+        patch: Manifest = {"count": before.count + 1, "lastTimestamp": time_text(now)}
         try:
             await self._client.merge(
                 kinds.EVENT, about["metadata"]["namespace"], before.name, patch
@@ -92,7 +92,7 @@ class Recorder:
 
     async def _create(self, about: Manifest, said: Emit, now: float) -> None:
         meta = about["metadata"]
-        at = _time(now)
+        at = time_text(now)
         written = _Written(_name(meta, said, now), 1, now)
         body: Manifest = {
             "apiVersion": kinds.EVENT.api_version,
@@ -136,7 +136,3 @@ def _name(meta: Manifest, said: Emit, now: float) -> str:
     """Unique, as the recorder of client-go makes it: object and time; and what is said."""
     digest = sha256(f"{meta['uid']}/{said}/{now!r}".encode()).hexdigest()[:16]
     return f"{meta['name']}.{digest}"
-
-
-def _time(now: float) -> str:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
 
 from pydantic import ValidationError
 
 from baton.telemetry.logging import event
 from baton_operator import kinds
+from baton_operator.decide.text import unix_s
 from baton_operator.kube.client import ApiError, KubeClient, Manifest
 from baton_operator.kube.object_cache import Cache, Key
 from baton_operator.rounds.perform import gateways
@@ -207,4 +207,4 @@ def _event_time(listed: Manifest) -> float:
         or listed.get("eventTime")
         or listed["metadata"].get("creationTimestamp")
     )
-    return datetime.fromisoformat(text).timestamp() if text else 0.0
+    return unix_s(text) if text else 0.0

@@ -15,6 +15,11 @@ T = TypeVar("T")
 REPEAT_S = 1.0
 
 
+def is_repeat(first: int, number: int, elapsed_s: float) -> bool:
+    """Whether a further signal, so long after the first, is the same wish said twice."""
+    return first == number == signal.SIGTERM and elapsed_s <= REPEAT_S
+
+
 class Stopped(Exception):
     """Somebody asked the process to end before what was awaited was there."""
 
@@ -37,7 +42,7 @@ class StopSignals:
         if self.first is None:
             self.first, self._first_at = number, now
             self.asked.set()
-        elif {number, self.first} != {signal.SIGTERM} or now - self._first_at > REPEAT_S:
+        elif not is_repeat(self.first, number, now - self._first_at):
             self.forced.set()
 
     async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from baton.cli.flags import WORKER, with_settings
-from baton.cli.stopping import REPEAT_S
+from baton.cli.stopping import is_repeat
 from baton.cli.store_address import named_store
 from baton.core import hub
 from baton.core.settings import Settings
@@ -109,5 +109,5 @@ class _Stopping:
         if self._first is None:
             self._first, self._first_at = number, now
             self._asked.put(None)
-        elif {number, self._first} != {signal.SIGTERM} or now - self._first_at > REPEAT_S:
+        elif not is_repeat(self._first, number, now - self._first_at):
             os._exit(128 + number)
