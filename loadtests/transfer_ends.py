@@ -317,7 +317,10 @@ async def _echo(requests: AsyncIterator[transfer_pb2.HandoffRequest], context: A
 
 
 class EchoClient:
-    """An open stream to a peer's echo."""
+    """An open stream to a peer's echo, which is read all the time, as a handoff's is.
+
+    To read only once the write has completed would take a tenth longer.
+    """
 
     def __init__(self, address: str) -> None:
         self._channel = rpc.channel(address, TOKEN)
@@ -327,19 +330,25 @@ class EchoClient:
             response_deserializer=transfer_pb2.HandoffResponse.FromString,
         )
         self._call: Any = stub()
-        self._answers = aiter(self._call)
+        # When each answer was there.
+        self._answers: asyncio.Queue[float] = asyncio.Queue()
+        self._reading = asyncio.create_task(self._read())
         message = transfer_pb2.HandoffMessage(handoff_id=bytes(16), attempt=1)
         message.status.SetInParent()
         self._request = transfer_pb2.HandoffRequest(message=message)
+
+    async def _read(self) -> None:
+        async for _ in self._call:
+            self._answers.put_nowait(time.perf_counter())
 
     async def round_trip(self) -> float:
         """Seconds until a message is back."""
         began = time.perf_counter()
         await self._call.write(self._request)
-        await anext(self._answers)
-        return time.perf_counter() - began
+        return await self._answers.get() - began
 
     async def close(self) -> None:
+        self._reading.cancel()
         self._call.cancel()
         await self._channel.close()
 

@@ -27,7 +27,17 @@ from baton.transfer.inproc import InprocTransport
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2
 from fakes.nixl_process import Child
-from fakes.transfer import FakeHost, FakeWorker, due_of, fill, make_arena, make_request, until
+from fakes.transfer import (
+    DIGEST,
+    FakeHost,
+    FakeWorker,
+    due_of,
+    fill,
+    hashes_of,
+    make_arena,
+    make_request,
+    until,
+)
 
 NUM_TOKENS = 10
 BLOCKS = 3
@@ -60,8 +70,8 @@ class PoolHost(FakeHost):
         num_blocks: Sequence[int],
         growth_tokens: int = 0,
     ) -> tuple[ReservedGroup, ...] | None:
-        # As `engine.targets` does.
-        if num_tokens != len(request.prompt) or list(num_blocks) != [BLOCKS]:
+        # As `engine.targets` does. Cached blocks are of no tokens in particular.
+        if num_tokens and (num_tokens != len(request.prompt) or list(num_blocks) != [BLOCKS]):
             raise InvalidRequestError("the offer is not for the tokens of this request")
         return super().reserve(key, request, num_tokens, hashes, num_blocks, growth_tokens)
 
@@ -72,7 +82,8 @@ class PoolHost(FakeHost):
     def check(self, key: Key) -> None:
         """Look at an adopted request's blocks, as every step of a decode does."""
         blocks = list(self.adopted_blocks[key])
-        if not np.array_equal(self.arena.view[blocks], contents(self.arena.block_bytes, key[1])):
+        expected = contents(self.arena.block_bytes, key[1])[: len(blocks)]
+        if not np.array_equal(self.arena.view[blocks], expected):
             self.served_wrong.append(key)
 
 
@@ -107,12 +118,26 @@ class End:
 
     # --- source ---
 
-    def start_source(self, number: int, target: bytes, attempt: int = 1) -> None:
+    def compute(self, number: int) -> tuple[int, ...]:
+        """Have a prompt's KV in blocks of its own."""
         taken = {block for blocks in self._pinned.values() for block in blocks}
         free = [b for b in range(self.worker.arena.num_blocks) if b not in taken][:BLOCKS]
         assert len(free) == BLOCKS, "no free blocks on the source"
         self._pinned[number] = tuple(free)
         self.worker.arena.view[free] = contents(self.worker.arena.block_bytes, number)
+        return self._pinned[number]
+
+    def cache(self, number: int) -> None:
+        """Have a prompt's full blocks as prefix cache, which peers may fetch."""
+        hashes = hashes_of(make_request(NUM_TOKENS, seed=number))
+        self.host.cache.update(zip(hashes, self.compute(number), strict=False))
+
+    def evict(self, number: int) -> None:
+        self.host.cache.clear()
+        del self._pinned[number]
+
+    def start_source(self, number: int, target: bytes, attempt: int = 1) -> None:
+        self.compute(number)
         ref = common_pb2.WorkerRef.FromString(target)
         request = make_request(NUM_TOKENS, seed=number)
         key = ("s", number)
@@ -148,6 +173,12 @@ class End:
         request = make_request(NUM_TOKENS, seed=number)
         key = ("t", number)
         self.worker.handoffs.start_target(handoff_id(number), key, request, attempt, ref)
+
+    def fetch(self, number: int, source: bytes) -> None:
+        """Ask a peer for the prompt's full blocks."""
+        ref = common_pb2.WorkerRef.FromString(source)
+        request = make_request(NUM_TOKENS, seed=number)
+        self.worker.handoffs.fetch(("t", number), request, ref, 0, hashes_of(request))
 
     def fill_up(self) -> None:
         """Somebody else's sequences take every free block ..."""
@@ -311,8 +342,15 @@ class LocalEnd:
 class RemoteEnd:
     """A worker in a process of its own."""
 
-    def __init__(self, name: str, epoch: int, block_bytes: int, settings: dict[str, Any]) -> None:
-        self.child = Child(end_main, name, epoch, block_bytes, settings)
+    def __init__(
+        self,
+        name: str,
+        epoch: int,
+        block_bytes: int,
+        settings: dict[str, Any],
+        digest: str = DIGEST,
+    ) -> None:
+        self.child = Child(end_main, name, epoch, block_bytes, settings, digest)
 
     async def start(self) -> RemoteEnd:
         assert await asyncio.to_thread(self.child.answer) == "ready"
@@ -333,6 +371,7 @@ async def local_end(
     num_blocks: int = 64,
     transport: Transport | None = None,
     settings: TransferSettings | None = None,
+    digest: str = DIGEST,
 ) -> End:
     """Start a worker on this event loop; by default with the in-process transport."""
     clock = Clock()
@@ -343,6 +382,7 @@ async def local_end(
         transport=transport or InprocTransport(f"{name}-{epoch}"),
         arena=make_arena(num_blocks, block_bytes),
         clock=clock,
+        digest=digest,
     )
     worker.host = PoolHost(worker)
     await worker.start()
@@ -350,16 +390,26 @@ async def local_end(
 
 
 def end_main(
-    pipe: Connection, name: str, epoch: int, block_bytes: int, settings: dict[str, Any]
+    pipe: Connection,
+    name: str,
+    epoch: int,
+    block_bytes: int,
+    settings: dict[str, Any],
+    digest: str,
 ) -> None:
     """A process with one NIXL worker. Every command is a method of `End`."""
     # Failures are what these tests are about, and there are thousands.
     logging.getLogger("baton").setLevel(logging.ERROR)
-    asyncio.run(_serve(pipe, name, epoch, block_bytes, TransferSettings(**settings)))
+    asyncio.run(_serve(pipe, name, epoch, block_bytes, TransferSettings(**settings), digest))
 
 
 async def _serve(
-    pipe: Connection, name: str, epoch: int, block_bytes: int, settings: TransferSettings
+    pipe: Connection,
+    name: str,
+    epoch: int,
+    block_bytes: int,
+    settings: TransferSettings,
+    digest: str,
 ) -> None:
     transport = NixlTransport(f"{name}-{epoch}", settings)
     end = await local_end(
@@ -369,6 +419,7 @@ async def _serve(
         num_blocks=512,
         transport=transport,
         settings=settings,
+        digest=digest,
     )
     pipe.send("ready")
     here = LocalEnd(end)

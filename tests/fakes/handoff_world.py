@@ -18,10 +18,12 @@ from baton.core.request import Request
 from baton.core.settings import TransferSettings
 from baton.transfer import state
 from baton.transfer.base import BlockWrite, WriteResult
+from baton.transfer.entry import Entry
+from baton.transfer.fetching import Fetching
 from baton.transfer.parking import Parking
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff, TargetState
-from baton.v1 import transfer_pb2
+from baton.v1 import common_pb2, transfer_pb2
 from fakes.transfer import FakeHost
 
 SETTINGS = TransferSettings()
@@ -31,7 +33,11 @@ BLOCKS = 3
 GROWTH = 4
 MOST_BLOCKS = 4
 LIFETIME_S = 120.0
+# Time passes in leaps, and a deadline may be looked at a whole leap late.
+LEAPS_S = (3.0, 11.0, 25.0)
 SOURCE = ("source", 0)
+TARGET = ("target", 0)
+CODEC = "int8"
 
 
 @dataclass(eq=False)
@@ -69,6 +75,8 @@ class World(RuleBasedStateMachine):
         self.connected = True
         # Whether streams come back at the end, which makes both sides say again how it ended.
         self.reconnects_at_the_end = True
+        # Who has the codec of the wire.
+        self.source_encodes = self.target_decodes = False
         # Who has generated a handoff's next token, or ended it, for its client.
         self.speakers: dict[bytes, set[str]] = defaultdict(set)
         self.source = Process(self._epoch(), FakeHost(POOL))
@@ -79,7 +87,8 @@ class World(RuleBasedStateMachine):
         # Messages under way, to the target and to the source.
         self.wire: dict[str, list[state.Received]] = {"target": [], "source": []}
         self.in_flight: list[InFlight] = []
-        # Contents of the target's blocks: (request seed, offered index), or something wrong.
+        # Contents of the target's blocks: (request seed, offered index), ("record", these), or
+        # something wrong.
         self.memory: dict[int, object] = {}
         # Blocks of which some parts have landed: contents, and which parts.
         self.partly: dict[int, tuple[object, set[int]]] = {}
@@ -87,6 +96,10 @@ class World(RuleBasedStateMachine):
         self.moves: set[bytes] = set()
         self.stops_wanted: list[bytes] = []
         self.grown: dict[bytes, int] = {}
+        # Handoffs that fetch cached blocks, and how many of them the source lends; until when the
+        # lending may take.
+        self.fetches: dict[bytes, int] = {}
+        self.lent_until: dict[bytes, float] = {}
         self.verifies: list[tuple[bytes, state.Verify]] = []
         self.unsubmitted: list[tuple[state.Identity, Request, int]] = []
 
@@ -122,11 +135,15 @@ class World(RuleBasedStateMachine):
                 host.granted(key)
             case state.Release():
                 host.release(key)
-            case state.Reserve(num_tokens, hashes, num_blocks, growth):
+            case state.Reserve(num_tokens, hashes, num_blocks, growth, codecs):
                 request = self.requests[handoff_id]
                 groups = host.reserve(key, request, num_tokens, hashes, num_blocks, growth)
-                event = state.NoRoom() if groups is None else state.Reserved(groups, self.agent)
-                self.feed(side, handoff_id, event)
+                codec = CODEC if self.target_decodes and CODEC in codecs else ""
+                self.feed(
+                    side,
+                    handoff_id,
+                    state.NoRoom() if groups is None else state.Reserved(groups, self.agent, codec),
+                )
             case state.Verify():
                 self.verifies.append((handoff_id, action))
             case state.Adopt(outputs):
@@ -151,6 +168,9 @@ class World(RuleBasedStateMachine):
             self.wire["target" if side == "source" else "source"].append(state.Received(message))
 
     def speak(self, handoff_id: bytes, side: str) -> None:
+        if handoff_id in self.fetches:
+            # Cached blocks have no tokens to come.
+            return
         self.speakers[handoff_id].add(side)
         assert len(self.speakers[handoff_id]) == 1, "two workers speak for one attempt"
 
@@ -158,7 +178,7 @@ class World(RuleBasedStateMachine):
         """(block, contents) of everything that was granted to a handoff."""
         key, _ = self.target.machines[handoff_id]
         seed = self.requests[handoff_id].seed
-        count = self.grown.get(handoff_id, BLOCKS)
+        count = self.fetches.get(handoff_id, self.grown.get(handoff_id, BLOCKS))
         reserved = self.target.host.reserved[key][:count]
         assert len(reserved) == count, "adopts less than there is"
         return [(block, (seed, i)) for i, block in enumerate(reserved)]
@@ -181,6 +201,8 @@ class World(RuleBasedStateMachine):
         owned = host.reserved.get(key, ()) + host.quarantined.get(key, ())
         assert block in owned, "a write landed in a block that is no longer its handoff's"
         contents: object = "wrong" if corrupt else (local // 100, local % 100)
+        if piece.codec and not corrupt:
+            contents = ("record", contents)
         earlier, parts = self.partly.pop(block, (contents, set()))
         parts = parts | {piece.part} if earlier == contents else {piece.part}
         if len(parts) == piece.num_parts:
@@ -197,33 +219,66 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.verifies)
     @rule()
     def finish_check(self) -> None:
-        handoff_id, _ = self.verifies.pop(0)
+        handoff_id, verify = self.verifies.pop(0)
         if self.target.machines[handoff_id][1].state is not TargetState.VERIFYING:
             self.feed("target", handoff_id, state.Verified("too late to matter"))
             return
-        wrong = [b for b, contents in self.expected(handoff_id) if self.memory.get(b) != contents]
+        expected = self.expected(handoff_id)
+        forms = {b: [c, ("record", c)] if verify.codec else [c] for b, c in expected}
+        wrong = [b for b, right in forms.items() if self.memory.get(b) not in right]
+        if not wrong:
+            # Records are decoded where they lie.
+            self.memory.update(expected)
         problem = f"block {wrong[0]} differs" if wrong else None
         self.feed("target", handoff_id, state.Verified(problem))
 
     def receive(self, side: str, event: state.Received) -> None:
         process, message = getattr(self, side), event.message
         entry = process.machines.get(message.handoff_id)
-        if entry is None:
+        if entry is None and message.WhichOneof("body") == "fetch":
+            answer = self.lender().lend(TARGET, message) if side == "source" else None
+            if answer is not None:
+                self.send(side, answer)
+        elif entry is None:
             answer = process.parking.receive(SOURCE, message, process.epoch, self.now)
             if answer is not None:
                 self.send(side, answer)
         elif entry[1].identity.names(message):
             self.feed(side, message.handoff_id, event)
 
+    def lender(self) -> Fetching:
+        """What answers a Fetch in the source's present life."""
+        process = self.source
+
+        def add(entry: Entry) -> None:
+            process.machines[entry.handoff_id] = (entry.key, entry.machine)
+            self.lent_until[entry.handoff_id] = entry.machine.due_at
+
+        return Fetching(
+            common_pb2.WorkerRef(worker_id="source", epoch=process.epoch),
+            1,
+            process.host,
+            None,
+            SETTINGS,
+            (CODEC,) if self.source_encodes else (),
+            lambda: self.now,
+            add,
+            lambda entry, event: self.feed("source", entry.handoff_id, event),
+        )
+
     def tick(self) -> None:
+        bound = max(LEAPS_S) + SETTINGS.write_wait_s
         for side in ("source", "target"):
             self.feed_all(side, state.Tick())
             process = getattr(self, side)
             for _, refusal in process.parking.expire(self.now):
                 self.send("target", refusal)
             for handoff_id, (_, machine) in process.machines.items():
-                late = self.now - self.requests[handoff_id].deadline
-                assert machine.closed or late < SETTINGS.write_wait_s, f"hangs in {machine.state}"
+                until = self.requests[handoff_id].deadline
+                if side == "source":
+                    until = self.lent_until.get(handoff_id, until)
+                late = self.now - until
+                assert machine.closed or late < bound, f"hangs in {machine.state}"
 
     @invariant()
     def blocks_have_one_owner(self) -> None:

@@ -13,6 +13,7 @@ from baton.core.settings import TransferSettings
 from baton.v1 import common_pb2
 from fakes.handoff_ends import BLOCKS, LocalEnd, RemoteEnd, local_end
 from fakes.message_relay import MessageRelay
+from fakes.transfer import DIGEST
 
 NIXL = {"ucx_tls": "tcp,self"}
 BLOCK_BYTES = 16 * 1024
@@ -76,12 +77,14 @@ class Pair:
             assert not left
 
 
-async def start_end(transport: str, name: str, epoch: int, **settings: object) -> EndOf:
+async def start_end(
+    transport: str, name: str, epoch: int, *, digest: str = DIGEST, **settings: object
+) -> EndOf:
     """A worker: in this process with `inproc`, else in one of its own."""
     if transport == "inproc":
         chosen = TransferSettings(**settings)  # type: ignore[arg-type]
-        return LocalEnd(await local_end(f"{name}-inproc", epoch, settings=chosen))
-    end = RemoteEnd(f"{name}-nixl", epoch, BLOCK_BYTES, NIXL | settings)
+        return LocalEnd(await local_end(f"{name}-inproc", epoch, settings=chosen, digest=digest))
+    end = RemoteEnd(f"{name}-nixl", epoch, BLOCK_BYTES, NIXL | settings, digest)
     return await end.start()
 
 

@@ -109,7 +109,9 @@ class FakeHost:
         num_blocks: Sequence[int],
         growth_tokens: int = 0,
     ) -> tuple[ReservedGroup, ...] | None:
-        if list(hashes[0]) != hashes_of(request):
+        wanted = hashes_of(request)
+        # A peer that was asked for blocks may hold the first of them only.
+        if list(hashes[0]) != (wanted if num_tokens else wanted[: len(hashes[0])]):
             raise InvalidRequestError("the offered hashes are not those of the prompt")
         if num_blocks[0] > self.num_blocks:
             raise InvalidRequestError("the prompt can never fit")
@@ -165,8 +167,9 @@ class FakeHost:
         return ("", next(self.numbers))
 
     def lend(self, key: Key, group: int, hashes: Sequence[bytes]) -> tuple[int, ...]:
-        """Whether blocks are lent is the engine's business, too."""
-        return ()
+        """As many of the first as are cached."""
+        held = itertools.takewhile(self.cache.__contains__, hashes)
+        return tuple([self.cache[of_block] for of_block in held])
 
     def granted(self, key: Key) -> None:
         self.grants.append(key)

@@ -163,6 +163,30 @@ async def test_message_fault(pair: Pair, case: Case, how: str) -> None:
     await pair.clean()
 
 
+@pytest.mark.parametrize("how", HOW)
+async def test_fetch_fault(pair: Pair, how: str) -> None:
+    """A lost Fetch costs its own short deadline; one that comes late lends to nobody."""
+    number = next(numbers)
+    # The first one opens the stream, which a target that fetches uses, too.
+    await pair.goes_through()
+    await pair.source.ask("cache", number)
+    fault = pair.relay.add(Fault("fetch", how))
+    await pair.target.ask("fetch", number, pair.source_ref)
+    await until(lambda: fault.hits)
+    await pair.goes_through()
+    missing = how in ("drop", "delay")
+    if missing:
+        await pair.target.ask("advance", S.fetch_wait_s + 0.1)
+    await says(pair.target, "t", number, "deadline" if missing else "ok")
+    pair.relay.clear()
+    if how == "delay":
+        # Lent to somebody who has given up: refused, and over on both sides.
+        await pair.goes_through()
+    await pair.target.ask("forget", "t", number)
+    await pair.source.ask("evict", number)
+    await pair.clean()
+
+
 async def test_changed_token_is_not_gone_on_from(pair: Pair) -> None:
     """Nothing but the message itself says which token the source sampled."""
     number = next(numbers)

@@ -98,9 +98,9 @@ class HandoffHost(Protocol):
         """The handoff ended otherwise. Its resources are settled by the calls above."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HandoffTiming:
-    """Where the time went; seconds and bytes."""
+    """Where the time went; seconds and bytes. `transport` is filled in last."""
 
     # Target: from the submission to the Offer.
     offer_wait_s: float = 0.0

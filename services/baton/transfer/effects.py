@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from baton.core.clock import Clock
@@ -14,7 +13,6 @@ from baton.core.settings import TransferSettings
 from baton.telemetry.logging import event as log_event
 from baton.transfer import state
 from baton.transfer.base import Transport, WriteResult
-from baton.transfer.checksum import common_algorithm
 from baton.transfer.codec import Codec
 from baton.transfer.entry import Entry
 from baton.transfer.peers import Peers
@@ -44,7 +42,6 @@ class Effects:
     ) -> None:
         """`do` brings back to the loop what came of writes and checks."""
         self._transport = transport
-        self._arenas = tuple(arenas)
         self._codecs = tuple(codecs)
         self._peers = peers
         self._do = do
@@ -72,8 +69,8 @@ class Effects:
         elif action.withdrawn:
             entry.host.withdrawn(entry.key)
         else:
-            timing = replace(action.timing, transport=self._transport.name)
-            entry.host.handed_off(entry.key, timing)
+            action.timing.transport = self._transport.name
+            entry.host.handed_off(entry.key, action.timing)
 
     def _report_failure(self, entry: Entry, error: BatonError, *, in_doubt: bool) -> None:
         log.warning(
@@ -163,7 +160,7 @@ class Effects:
 
         entry.check = self._verifier.check(
             action.checks,
-            common_algorithm(self._arenas, theirs),
+            theirs,
             done,
             is_encoded=bool(action.codec),
         )

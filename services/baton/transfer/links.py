@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -213,7 +214,7 @@ class Links:
         return Link(self._loop, hello)
 
     def _post_message(self, link: Link, message: Message) -> None:
-        self._do(lambda: self._events.link_message(link, message))
+        self._do(partial(self._events.link_message, link, message))
 
     # --- accepted ---
 

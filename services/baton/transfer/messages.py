@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from itertools import compress
-
-import numpy as np
+from itertools import chain, compress
+from struct import Struct
 
 from baton.core.block_hash import HASH_BYTES
 from baton.core.errors import HandoffError, InvalidRequestError, UnsupportedError
 from baton.core.handoff import ReservedGroup, SourceOutput
 from baton.core.request import FinishReason
-from baton.transfer.state import BlockCheck, Due, Reserve
+from baton.transfer.state import BlockCheck, Due, Reserve, Verify
 from baton.v1 import common_pb2, transfer_pb2
 
-_HASH = np.dtype(f"V{HASH_BYTES}")
+_HASH = Struct(f"{HASH_BYTES}s")
 # Index of an offered block to the target's block id and that block's generation.
 GrantedBlocks = dict[int, tuple[int, int]]
 
@@ -45,46 +45,50 @@ def offer_body(due: Due, choices: Collection[int], grant_wait_s: float) -> trans
     return offer
 
 
-def read_offer(offer: transfer_pb2.Offer, choices: Collection[int], num_groups: int) -> Reserve:
+def read_offer(offer: transfer_pb2.Offer, choices: AbstractSet[int], num_groups: int) -> Reserve:
     """What to reserve. Raises InvalidRequestError when the offer is not of this request."""
-    if [group.group for group in offer.groups] != list(range(num_groups)):
+    groups, sequences, growth_tokens = offer.groups[:], offer.sequences[:], offer.growth_tokens
+    if [group.group for group in groups] != list(range(num_groups)):
         raise InvalidRequestError(f"the offer must list groups 0 to {num_groups - 1}, each once")
-    hashes = tuple(_offered_hashes(group, bool(offer.growth_tokens)) for group in offer.groups)
-    num_blocks = tuple(group.num_blocks for group in offer.groups)
+    hashes = tuple([_offered_hashes(group, growth_tokens > 0) for group in groups])
+    num_blocks = tuple([group.num_blocks for group in groups])
     codecs = tuple(offer.codecs)
-    if sorted(sequence.choice for sequence in offer.sequences) != sorted(choices):
+    lengths = {sequence.choice: sequence.num_tokens for sequence in sequences}
+    if len(sequences) != len(lengths) or lengths.keys() != choices:
         raise InvalidRequestError("the offer's choices are not those of the request")
     if not choices:
         # Fetched blocks: full ones, of no sequence in particular.
         return Reserve(0, hashes, num_blocks, codecs=codecs)
-    num_tokens = {sequence.num_tokens for sequence in offer.sequences}
+    num_tokens = set(lengths.values())
     if len(num_tokens) != 1:
         raise UnsupportedError("choices of different length cannot share a handoff yet")
-    for sequence in offer.sequences:
-        if len(sequence.groups) != num_groups:
+    for sequence in sequences:
+        named = sequence.groups[:]
+        if len(named) != num_groups:
             raise InvalidRequestError("a sequence must name its blocks in every group")
-        for blocks, count in zip(sequence.groups, num_blocks, strict=True):
-            if blocks.index and list(blocks.index) != list(range(count)):
+        for blocks, count in zip(named, num_blocks, strict=True):
+            index = blocks.index
+            if index and index != list(range(count)):
                 raise UnsupportedError("choices with blocks of their own cannot be handed over yet")
-    return Reserve(num_tokens.pop(), hashes, num_blocks, offer.growth_tokens, codecs)
+    return Reserve(num_tokens.pop(), hashes, num_blocks, growth_tokens, codecs)
 
 
 def _offered_hashes(group: transfer_pb2.OfferedGroup, grows: bool) -> tuple[bytes, ...]:
-    hashes, rest = _split_hashes(group.hashes)
-    num_bare = group.num_blocks - len(hashes)
+    raw = group.hashes
+    num_hashes, rest = divmod(len(raw), HASH_BYTES)
+    num_bare = group.num_blocks - num_hashes
     # Those without a hash: a partial tail, and what a sequence may grow into.
     if rest or num_bare < 0 or (num_bare > 1 and not grows):
         raise InvalidRequestError(
-            f"group {group.group} offers {group.num_blocks} blocks with {len(group.hashes)} bytes "
-            "of hashes"
+            f"group {group.group} offers {group.num_blocks} blocks with {len(raw)} bytes of hashes"
         )
-    return hashes
+    return _split_hashes(raw)
 
 
-def _split_hashes(raw: bytes) -> tuple[tuple[bytes, ...], int]:
-    """The hashes, and bytes left over."""
+def _split_hashes(raw: bytes) -> tuple[bytes, ...]:
+    """The hashes; what is left over is dropped."""
     rest = len(raw) % HASH_BYTES
-    return tuple(np.frombuffer(raw[: len(raw) - rest], _HASH).tolist()), rest
+    return tuple(chain.from_iterable(_HASH.iter_unpack(raw[: len(raw) - rest] if rest else raw)))
 
 
 def grant_body(
@@ -93,13 +97,16 @@ def grant_body(
     """Everything that is reserved, in one grant."""
     grant = transfer_pb2.Grant(grant_seq=1, transport_epoch=transport_epoch, codec=codec)
     for group, reserved in enumerate(groups):
+        skip = reserved.skip
         columns: tuple[Sequence[int], ...] = (
             range(len(reserved.block_ids)),
             reserved.block_ids,
             reserved.generations,
         )
-        if reserved.skip:
-            wanted = [index not in reserved.skip for index in columns[0]]
+        if len(skip) == len(reserved.block_ids):
+            columns = ((), (), ())
+        elif skip:
+            wanted = [index not in skip for index in columns[0]]
             columns = tuple([list(compress(column, wanted)) for column in columns])
         index, block_id, generation = columns
         grant.groups.add(
@@ -107,7 +114,7 @@ def grant_body(
             index=index,
             block_id=block_id,
             generation=generation,
-            skip=sorted(reserved.skip),
+            skip=sorted(skip),
         )
     return grant
 
@@ -120,24 +127,32 @@ def read_grant(grant: transfer_pb2.Grant, into: Sequence[GroupGrant], due: Due) 
     if grant.codec and grant.codec not in due.codecs:
         raise HandoffError(f"the grant wants codec {grant.codec!r}, which was not offered")
     for granted in grant.groups:
-        if granted.group >= len(into):
-            raise HandoffError(f"the grant names group {granted.group}, which was not offered")
-        if not len(granted.index) == len(granted.block_id) == len(granted.generation):
-            raise HandoffError("the grant's columns differ in length")
-        known, limit = into[granted.group], due.num_blocks[granted.group]
+        group = granted.group
+        if group >= len(into):
+            raise HandoffError(f"the grant names group {group}, which was not offered")
         # Copies of a message's columns are twice as fast to go through.
-        blocks = zip(granted.block_id[:], granted.generation[:], strict=True)
-        fresh = dict(zip(granted.index[:], blocks, strict=True))
-        highest = max(fresh, default=-1)
-        if highest >= limit:
-            raise HandoffError(f"the grant names block {highest} of {limit}")
-        for index in known.skip:
-            fresh.pop(index, None)
-        known.blocks = fresh | known.blocks
-        highest = max(granted.skip, default=-1)
-        if highest >= limit:
-            raise HandoffError(f"the grant skips block {highest} of {limit}")
-        known.skip.update(index for index in granted.skip if index not in known.blocks)
+        index, block_ids, generations = (
+            granted.index[:],
+            granted.block_id[:],
+            granted.generation[:],
+        )
+        skip = granted.skip[:]
+        if not len(index) == len(block_ids) == len(generations):
+            raise HandoffError("the grant's columns differ in length")
+        known, limit = into[group], due.num_blocks[group]
+        if index:
+            highest = max(index)
+            if highest >= limit:
+                raise HandoffError(f"the grant names block {highest} of {limit}")
+            fresh = dict(zip(index, zip(block_ids, generations, strict=True), strict=True))
+            for skipped in known.skip:
+                fresh.pop(skipped, None)
+            known.blocks = fresh | known.blocks
+        if skip:
+            highest = max(skip)
+            if highest >= limit:
+                raise HandoffError(f"the grant skips block {highest} of {limit}")
+            known.skip.update(skipped for skipped in skip if skipped not in known.blocks)
 
 
 def commit_body(
@@ -158,12 +173,11 @@ def commit_body(
             finish_reason=common_pb2.FinishReason.ValueType(output.finish or 0),
         )
     shard = commit.shards.add()
-    for group, grant in enumerate(granted):
+    for group, (grant, sums) in enumerate(zip(granted, checksums, strict=True)):
         order = sorted(grant.blocks)
         # What it had room to grow into and did not come is not committed.
         order = order[: bisect_left(order, due.num_blocks[group])]
         blocks = [grant.blocks[index] for index in order]
-        sums = checksums[group]
         shard.groups.add(
             group=group,
             index=order,
@@ -175,39 +189,29 @@ def commit_body(
     return commit
 
 
-@dataclass(frozen=True, slots=True)
-class ReadCommit:
-    """A commit that fits its offer and grant.
-
-    `hashes[g]` are those of all full blocks of group g, of `num_blocks[g]` with the tail.
-    """
-
-    outputs: Mapping[int, SourceOutput]
-    checks: tuple[BlockCheck, ...]
-    hashes: tuple[tuple[bytes, ...], ...]
-    num_blocks: tuple[int, ...]
-
-
 def read_commit(
     commit: transfer_pb2.Commit,
-    choices: Collection[int],
+    choices: AbstractSet[int],
     granted: Sequence[transfer_pb2.GrantedGroup],
     hashes: Sequence[Sequence[bytes]],
     *,
     checksums: bool,
     grows: bool = False,
-) -> ReadCommit:
-    """Raises HandoffError when the commit is not of what was offered and granted, in its order.
+    codec: str = "",
+) -> Verify:
+    """What to verify; `codec` is the grant's.
 
-    With `checksums` it must bring one for every written block. When the sequence `grows` the last
-    of the granted blocks may be missing, and there may be hashes beyond the offered `hashes`.
+    Raises HandoffError when the commit is not of what was offered and granted, in its order. With
+    `checksums` it must bring one for every written block. When the sequence `grows` the last of the
+    granted blocks may be missing, and there may be hashes beyond the offered `hashes`.
     """
     outputs = {s.choice: _output(s) for s in commit.sequences}
-    if len(commit.sequences) != len(outputs) or outputs.keys() != set(choices):
+    if len(commit.sequences) != len(outputs) or outputs.keys() != choices:
         raise HandoffError("the commit's choices are not those of the request")
-    if len(commit.shards) != 1 or (commit.shards[0].tp_rank, commit.shards[0].pp_rank) != (0, 0):
+    shard, *others = commit.shards or (None,)
+    if shard is None or others or shard.tp_rank or shard.pp_rank:
         raise HandoffError("the commit must come from one shard, rank 0")
-    groups = commit.shards[0].groups
+    groups = shard.groups
     if [group.group for group in groups] != list(range(len(granted))):
         raise HandoffError("the commit's groups are not those of the offer")
     checks: list[BlockCheck] = []
@@ -215,20 +219,21 @@ def read_commit(
     num_blocks: list[int] = []
     for group, allowed, offered in zip(groups, granted, hashes, strict=True):
         checks.append(_check_group(group, allowed, offered, checksums, grows))
-        all_hashes.append(_split_hashes(group.hashes)[0] if grows else tuple(offered))
-        end = group.index[-1] + 1 if group.index else 0
-        num_blocks.append(max(len(offered), end))
-    return ReadCommit(outputs, tuple(checks), tuple(all_hashes), tuple(num_blocks))
+        all_hashes.append(_split_hashes(group.hashes) if grows else tuple(offered))
+        index = group.index
+        num_blocks.append(max(len(offered), index[-1] + 1) if index else len(offered))
+    return Verify(tuple(checks), outputs, tuple(all_hashes), tuple(num_blocks), codec)
 
 
 def _output(sequence: transfer_pb2.CommittedSequence) -> SourceOutput:
-    if not sequence.output:
+    output, reason = tuple(sequence.output), sequence.finish_reason
+    if not output:
         raise HandoffError(f"choice {sequence.choice} comes without a token to go on from")
     try:
-        finish = FinishReason(sequence.finish_reason) if sequence.finish_reason else None
+        finish = FinishReason(reason) if reason else None
     except ValueError:
         finish = FinishReason.ERROR
-    return SourceOutput(tuple(sequence.output), finish)
+    return SourceOutput(output, finish)
 
 
 def _check_group(
@@ -238,19 +243,21 @@ def _check_group(
     checksums: bool,
     grows: bool,
 ) -> BlockCheck:
-    name = f"group {group.group}"
-    count = len(group.index) if grows else len(granted.index)
+    number = group.group
+    end = len(group.index) if grows else None
     block_ids = group.block_id[:]
     if (
-        group.index[:] != granted.index[:count]
-        or block_ids != granted.block_id[:count]
-        or group.generation[:] != granted.generation[:count]
+        group.index[:] != granted.index[:end]
+        or block_ids != granted.block_id[:end]
+        or group.generation[:] != granted.generation[:end]
     ):
-        raise HandoffError(f"the commit's blocks or generations of {name} are not those granted")
+        raise HandoffError(
+            f"the commit's blocks or generations of group {number} are not those granted"
+        )
     offered = b"".join(hashes)
     if group.hashes[: len(offered) if grows else None] != offered:
-        raise HandoffError(f"the commit's hashes of {name} are not those offered")
+        raise HandoffError(f"the commit's hashes of group {number} are not those offered")
     sums = tuple(group.checksum)
     if len(sums) != (len(block_ids) if checksums or sums else 0):
         raise HandoffError(f"the commit has {len(sums)} checksums for {len(block_ids)} blocks")
-    return BlockCheck(group.group, tuple(block_ids), sums if checksums else ())
+    return BlockCheck(number, tuple(block_ids), sums if checksums else ())

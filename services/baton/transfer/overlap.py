@@ -36,11 +36,13 @@ class Overlap:
     def hidden_bytes(self) -> int:
         """Bytes that had landed when the last token was computed."""
         end = self._computed_at
-        return 0 if end is None else sum(size for at, size in self._landed if at <= end)
+        if end is None or not self._landed:
+            return 0
+        return sum([size for at, size in self._landed if at <= end])
 
     @property
     def exposed_s(self) -> float:
         """From the last token's compute until the last write was done."""
         if self._computed_at is None or not self._landed:
             return 0.0
-        return max(0.0, max(at for at, _ in self._landed) - self._computed_at)
+        return max(0.0, max([at for at, _ in self._landed]) - self._computed_at)

@@ -239,10 +239,10 @@ class Peers:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do for peers that are missing."""
-        waiting = [p for p in self._peers.values() if not p.links and not p.buried]
-        if not any(p.hello is not None or p.died_at is not None for p in waiting):
-            return None
-        return self._next_check
+        for peer in self._peers.values():
+            if not peer.links and not peer.buried and (peer.hello or peer.died_at is not None):
+                return self._next_check
+        return None
 
     def _forget_if_idle(self, peer: Peer) -> None:
         gone = peer.buried or (

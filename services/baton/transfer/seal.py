@@ -29,5 +29,5 @@ def is_sealed(message: Message) -> bool:
 
 
 def _digest(message: Message) -> int:
-    """xxh3-64 of the encoding, fields in the order of their numbers."""
-    return int(xxhash.xxh3_64_intdigest(message.SerializeToString(deterministic=True)))
+    """xxh3-64 of the encoding, which has fields in the order of their numbers, and no map."""
+    return xxhash.xxh3_64_intdigest(message.SerializeToString())

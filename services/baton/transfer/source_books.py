@@ -40,8 +40,9 @@ class SourceBooks:
     @property
     def has_finished(self) -> bool:
         """Every choice has ended: there is nothing to hand over."""
-        outputs = self.outputs
-        return bool(outputs) and all(out.finish is not None for out in (outputs or {}).values())
+        if not self.outputs:
+            return False
+        return all(output.finish is not None for output in self.outputs.values())
 
     def schedule(self, due: Due) -> None:
         self._due = due

@@ -16,7 +16,7 @@ write that was given up may be long after DONE; `may_land` says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from baton.core.errors import BatonError, CancelledRequestError, DeadlineExceededError, HandoffError
@@ -54,7 +54,7 @@ from baton.v1 import transfer_pb2
 KEEPALIVES = 3
 
 
-class SourceState(Enum):
+class SourceState(StrEnum):
     WAITING = "waiting"  # for the engine to schedule the prompt
     OFFERED = "offered"  # for a grant
     SENDING = "sending"  # computing and writing

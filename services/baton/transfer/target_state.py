@@ -16,7 +16,7 @@ Blocks become readable by Adopt alone, which follows Verified(None) alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from baton.core.errors import (
@@ -51,14 +51,13 @@ from baton.transfer.state import (
     Stop,
     Unreserve,
     Verified,
-    Verify,
     error_from_peer,
 )
 from baton.transfer.verdict import CHECKSUM_MISMATCH, Verdict
 from baton.v1 import transfer_pb2
 
 
-class TargetState(Enum):
+class TargetState(StrEnum):
     EXPECTING = "expecting"  # the offer
     QUEUED = "queued"  # offered; waits for room
     GRANTED = "granted"  # the source may write
@@ -171,22 +170,23 @@ class TargetHandoff:
     def _commit(self, event: Received, now: float) -> list[Action]:
         assert self._wanted is not None and self._grant is not None, "granted"
         try:
-            read = messages.read_commit(
+            verify = messages.read_commit(
                 event.message.commit,
                 self._choices,
                 self._grant.groups,
                 self._wanted.hashes,
                 checksums=self._settings.checksum == "always",
                 grows=self._wanted.growth_tokens > 0,
+                codec=self._grant.codec,
             )
         except HandoffError as error:
             # Who contradicts the grant may be writing elsewhere: wait for its Quiesced.
             return self._fail(error, now)
-        self._outputs = read.outputs
+        self._outputs = verify.outputs
         self._phases.committed_at = now
         self.state = TargetState.VERIFYING
         self.due_at = min(self._deadline, now + self._settings.write_wait_s)
-        return [Verify(read.checks, read.outputs, read.hashes, read.num_blocks, self._grant.codec)]
+        return [verify]
 
     def _verified(self, event: Verified, now: float) -> list[Action]:
         if event.problem is not None:

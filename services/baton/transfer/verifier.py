@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from baton.core.kv import Arena
-from baton.transfer.checksum import Algorithm, block_checksums
+from baton.transfer.checksum import Algorithm, block_checksums, common_algorithm
 from baton.transfer.codec import Codec
 from baton.transfer.state import BlockCheck
 from baton.transfer.wire_codec import decode_in_place, is_record
@@ -102,14 +102,15 @@ class Verifier:
     def check(
         self,
         checks: Sequence[BlockCheck],
-        algorithm: Algorithm,
+        theirs: Sequence[Arena],
         done: Callable[[str | None], None],
         *,
         is_encoded: bool = False,
     ) -> Check | None:
         """Call `done` with the problem, if there is one: now, or through `do`.
 
-        `is_encoded`: blocks may hold records; who frees them before `done` must stop the check.
+        `theirs` are the arenas of the peer that took the checksums. `is_encoded`: blocks may hold
+        records; who frees them before `done` must stop the check.
         """
         if is_encoded:
             # Decoding a block takes longer than checking it, so the loop never waits for one.
@@ -119,7 +120,9 @@ class Verifier:
         size = sum([len(c.checksums) * self._block_bytes[c.group] for c in checks])
         if not size:
             done(None)
-        elif size <= INLINE_BYTES:
+            return None
+        algorithm = common_algorithm(self._arenas, theirs)
+        if size <= INLINE_BYTES:
             done(find_problem(self._arenas, checks, algorithm))
         else:
             self._start(lambda: find_problem(self._arenas, checks, algorithm), done)

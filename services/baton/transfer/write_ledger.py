@@ -72,12 +72,12 @@ class WriteLedger:
     @property
     def complete(self) -> bool:
         """Every part of every block that comes is written, or held by the target."""
-        return not (self._in_flight or self._unsettled or self._failed) and all(
-            sent + sum(index < count for index in grant.skip) == count
-            for sent, grant, count in zip(
-                self._num_sent, self.granted, self.num_blocks, strict=True
-            )
-        )
+        if self._in_flight or self._unsettled or self._failed:
+            return False
+        for sent, grant, count in zip(self._num_sent, self.granted, self.num_blocks, strict=True):
+            if sent + sum(map(count.__gt__, grant.skip)) != count:
+                return False
+        return True
 
     def use_codec(self, codec: str, hashes: Sequence[Sequence[bytes]]) -> None:
         """The target wants full blocks, which have `hashes`, in this form; before any write."""

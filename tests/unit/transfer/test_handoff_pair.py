@@ -1,6 +1,7 @@
 """A source and a target through random interleavings, lost, late and repeated messages, lost
 streams, hanging writes, restarts of either or both, and a shortage of blocks. Prompts come whole or
-layer by layer; some handoffs move a sequence that decodes on meanwhile.
+layer by layer, as they are or as records of a codec; some handoffs move a sequence that decodes on
+meanwhile, some fetch what the source has cached.
 
 What must hold whatever happens:
 - only blocks with just the right contents are ever adopted;
@@ -21,11 +22,15 @@ from baton.core.handoff import MoveStopped, SourceOutput
 from baton.core.request import FinishReason
 from baton.transfer import state
 from baton.transfer.base import WriteResult
+from baton.transfer.fetching import ATTEMPT
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff
+from baton.v1 import transfer_pb2
 from fakes.handoff_world import (
     BLOCKS,
+    CODEC,
     GROWTH,
+    LEAPS_S,
     LIFETIME_S,
     MOST_BLOCKS,
     POOL,
@@ -35,15 +40,16 @@ from fakes.handoff_world import (
     World,
     checksums,
 )
-from fakes.transfer import FakeHost, due_of, make_request
+from fakes.transfer import FakeHost, due_of, hashes_of, make_request
 
 
 class Pair(World):
     """What may happen, in any order."""
 
-    @initialize(reconnects=st.booleans())
-    def choose_the_end(self, reconnects: bool) -> None:
+    @initialize(reconnects=st.booleans(), encodes=st.booleans(), decodes=st.booleans())
+    def choose(self, reconnects: bool, encodes: bool, decodes: bool) -> None:
         self.reconnects_at_the_end = reconnects
+        self.source_encodes, self.target_decodes = encodes, decodes
 
     # --- submissions and the source's engine ---
 
@@ -63,6 +69,25 @@ class Pair(World):
         self.unsubmitted.append((identity, request, number))
         if at_once:
             self.submit_to_target()
+
+    @precondition(lambda self: len(self.requests) < 12)
+    @rule(num_lent=st.integers(0, BLOCKS - 1))
+    def fetch(self, num_lent: int) -> None:
+        """The target asks for a prompt's full blocks, of which the source has the first."""
+        number = len(self.requests)
+        handoff_id = bytes([number]) * 16
+        request = make_request(10, seed=number, deadline=self.now + SETTINGS.fetch_wait_s)
+        self.requests[handoff_id] = request
+        self.progress[handoff_id] = BLOCKS
+        self.fetches[handoff_id] = num_lent
+        hashes = hashes_of(request)
+        ids = self.ids(handoff_id, 0, num_lent)
+        self.source.host.cache.update(zip(hashes, ids, strict=False))
+        identity = state.Identity(handoff_id, ATTEMPT, self.source.epoch, self.target.epoch)
+        wanted = transfer_pb2.Fetch(group=0, hashes=b"".join(hashes))
+        machine = TargetHandoff(identity, (), 1, request.deadline, SETTINGS, self.now, wanted)
+        self.target.machines[handoff_id] = (("t", number), machine)
+        self.feed("target", handoff_id, state.PeerUp())
 
     @precondition(lambda self: self.unsubmitted)
     @rule()
@@ -95,8 +120,11 @@ class Pair(World):
             self.progress[handoff_id] = 0
             num_blocks = (MOST_BLOCKS,) if moves else due.num_blocks
             growth = GROWTH if moves else 0
+            codecs = (CODEC,) if self.source_encodes and not moves else ()
             self.feed(
-                "source", handoff_id, state.Due(due.num_tokens, due.hashes, num_blocks, growth)
+                "source",
+                handoff_id,
+                state.Due(due.num_tokens, due.hashes, num_blocks, growth, codecs),
             )
         elif moves and done < BLOCKS - 1:
             # The last block of a running sequence is not full.
@@ -248,7 +276,7 @@ class Pair(World):
         self.feed_all("target", state.RoomFreed())
 
     def long_time_passes(self, data) -> None:
-        self.now += data.draw(st.sampled_from([3.0, 11.0, 25.0]))
+        self.now += data.draw(st.sampled_from(LEAPS_S))
         self.tick()
 
     @precondition(lambda self: self.target.host.adopted_blocks)

@@ -92,7 +92,7 @@ def test_big_handoffs_are_checked_off_the_loop(block_bytes: int) -> None:
     answers: list[str | None] = []
     verifier = Verifier([arena], posted.put)
     sums = tuple(block_checksums(arena, [0], "xxh3"))
-    verifier.check([BlockCheck(0, (0,), sums)], "xxh3", answers.append)
+    verifier.check([BlockCheck(0, (0,), sums)], [arena], answers.append)
     assert answers == ([None] if block_bytes <= INLINE_BYTES else [])
     if not answers:
         posted.get(timeout=60)()
@@ -105,7 +105,7 @@ def test_check_that_cannot_be_done_is_not_passed() -> None:
     answers: list[str | None] = []
     verifier = Verifier([make_arena(1, INLINE_BYTES + 8)], posted.put)
     # There is no block 7.
-    verifier.check([BlockCheck(0, (7,), (1,))], "xxh3", answers.append)
+    verifier.check([BlockCheck(0, (7,), (1,))], [], answers.append)
     posted.get(timeout=60)()
     assert "check itself failed" in (answers[0] or "")
     verifier.close()

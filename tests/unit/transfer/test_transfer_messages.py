@@ -206,6 +206,21 @@ def test_ledger_is_complete_when_every_block_is_written_or_skipped() -> None:
     assert ledger.checksums == [{1: 5}, {0: 6}]
 
 
+def test_block_skipped_beyond_the_end_of_growth_stands_for_no_other() -> None:
+    ledger = WriteLedger((3,))
+    ledger.granted[0].blocks.update({0: (20, 1), 1: (21, 1)})
+    ledger.granted[0].skip.add(2)
+    ledger.add_ready((0,), ((10,),))
+    first = ledger.take_sendable()
+    assert first is not None and ledger.settle(first.write_id, WriteResult(((5,),), 8))
+    ledger.add_ready((1,), ((11,),))
+    ledger.end_growth()
+    assert not ledger.complete
+    last = ledger.take_sendable()
+    assert last is not None and ledger.settle(last.write_id, WriteResult(((6,),), 8))
+    assert ledger.complete
+
+
 def test_ledger_knows_what_may_still_land() -> None:
     ledger = WriteLedger((1,))
     ledger.granted[0].blocks[0] = (20, 1)

@@ -241,7 +241,7 @@ def test_no_block_changes_once_the_check_is_stopped() -> None:
     posted: queue.Queue[Callable[[], None]] = queue.Queue()
     verifier = Verifier([arena], posted.put, [gate])
     check = verifier.check(
-        [BlockCheck(0, (0, 1, 2), tuple(sums))], "xxh3", lambda problem: None, is_encoded=True
+        [BlockCheck(0, (0, 1, 2), tuple(sums))], [arena], lambda problem: None, is_encoded=True
     )
     assert check is not None and gate.entered.wait(30)
     stopping = threading.Thread(target=check.stop)
