@@ -1,7 +1,8 @@
 """The yardstick of `bench_gateway`: an ASGI app on uvicorn that does nothing but stream.
 
-POST / streams as many events as the body's `max_tokens` asks for, all streams fed by one ticker,
-each event the bytes of a chat chunk rendered beforehand.
+POST / streams as many events as the body's `max_tokens` asks for: the first at once, as mock
+workers compute a prompt in no time, the others by one ticker for all streams. Each event is the
+bytes of a chat chunk rendered beforehand.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ def create_app(step_s: float) -> Any:
         event = asyncio.Event()
         ticker.waiting.add(event)
         try:
-            for _ in range(count):
-                await event.wait()
+            for number in range(count):
+                if number:
+                    await event.wait()
                 event.clear()
                 await send({"type": "http.response.body", "body": EVENT, "more_body": True})
         finally:

@@ -5,8 +5,8 @@
 Part `tokens`: prompts of 100,000 token ids, 80 % of them shared with others, block size 16, an
 index of 10 million blocks: CPU per prompt, so cores at 100 prompts a second, and memory. Part
 `text`: see bench_tokens_of_text. Part `decision`: one choice among 1,000 workers, in units of one
-`weights @ columns` over all the columns that it reads. Everything runs in this process, with the
-gateway's own code.
+`weights @ columns` over all the columns that it reads. Part `sharing`: see bench_shared_index.
+Everything else runs in this process, with the gateway's own code.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_shared_index import bench_sharing
 from bench_tokens_of_text import bench_text
 from measure import hardware, resident_bytes, save
 
@@ -248,6 +249,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "tokens": bench_tokens,
     "text": lambda _: bench_text(),
     "decision": bench_decision,
+    "sharing": bench_sharing,
 }
 
 

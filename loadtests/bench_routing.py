@@ -39,6 +39,7 @@ NUM_BLOCKS = 2048
 NUM_WORKERS = 8
 
 EAGER = WorkerSpec(MOCKER, NUM_BLOCKS, BLOCK_SIZE, bounds_queue=False)
+SHORTEST = WorkerSpec(MOCKER, NUM_BLOCKS, BLOCK_SIZE, bounds_queue=False, queue_policy="shortest")
 BOUNDED = WorkerSpec(MOCKER, NUM_BLOCKS, BLOCK_SIZE)
 STREAMED = TransferSpec()
 WHOLE = TransferSpec(streamed=False)
@@ -50,8 +51,8 @@ def aggregated(worker: WorkerSpec) -> FleetSpec:
     return FleetSpec(worker, STREAMED, num_any=NUM_WORKERS)
 
 
-def split(transfer: TransferSpec) -> FleetSpec:
-    return FleetSpec(EAGER, transfer, num_prefill=6, num_decode=2)
+def split(transfer: TransferSpec, worker: WorkerSpec = EAGER) -> FleetSpec:
+    return FleetSpec(worker, transfer, num_prefill=6, num_decode=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,9 @@ ROWS = {
     "dynamo62": Row("6+2, whole prompts", "dynamo", split(WHOLE), PAIRS),
     "stream62": Row("6+2", "dynamo", split(STREAMED), PAIRS),
     "ours62": Row("6+2", "kv_aware", split(STREAMED), PAIRS),
+    "dynamo62s": Row("6+2, shortest first", "dynamo", split(STREAMED, SHORTEST), PAIRS),
+    "ours62s": Row("6+2, shortest first", "kv_aware", split(STREAMED, SHORTEST), PAIRS),
+    "ours8s": Row("8 aggregated, shortest first", "kv_aware", aggregated(SHORTEST)),
     "auto62": Row("6+2, conditional", "kv_aware", split(STREAMED)),
 }
 

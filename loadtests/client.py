@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,10 +12,11 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Outcome:
-    """What came back from many requests."""
+    """What came back from many requests. `first_event_s` is of streams, from the request on."""
 
     requests: int = 0
     events: int = 0
+    first_event_s: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -45,8 +47,10 @@ async def stream(url: str, path: str, body: dict[str, Any], outcome: Outcome) ->
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
         writer.write(post(path, body))
+        sent_at = time.monotonic()
         tail = b""
         status = b""
+        has_begun = False
         while True:
             data = await reader.read(65536)
             if not data:
@@ -59,7 +63,11 @@ async def stream(url: str, path: str, body: dict[str, Any], outcome: Outcome) ->
                     return
             # An event may be cut in two by a read: count in what is left of the last one too.
             window = tail + data
-            outcome.events += window.count(b"data: {") - tail.count(b"data: {")
+            num_events = window.count(b"data: {") - tail.count(b"data: {")
+            outcome.events += num_events
+            if num_events and not has_begun:
+                has_begun = True
+                outcome.first_event_s.append(time.monotonic() - sent_at)
             if b"data: [DONE]" in window:
                 break
             tail = window[-16:]

@@ -22,6 +22,7 @@ from baton.cluster.ray_env import make_temp_dir
 from baton.core.errors import UnavailableError
 from baton.core.settings import EngineSettings, Settings, WorkerSettings
 from fakes.deployment import Deployment, deployment, wait_for
+from fakes.proc_tree import children_of, named, read
 from fakes.streams import Answer, ask
 from fakes.until import until
 
@@ -82,18 +83,6 @@ class RayWorker:
         wait_for("the loss to be seen", lambda: "ray_head_lost" in self._running.log("w0"))
 
 
-def children_of(parent: int) -> list[int]:
-    return [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/stat")
-        if (fields := read(path).rpartition(")")[2].split()) and int(fields[1]) == parent
-    ]
-
-
-def named(session: int, name: str) -> list[int]:
-    return [p for p in in_session(session) if name in read(Path(f"/proc/{p}/cmdline"))]
-
-
 def listening(session: int) -> set[str]:
     """Addresses that the processes of a session accept connections on."""
     inodes = set()
@@ -111,13 +100,6 @@ def listening(session: int) -> set[str]:
                 raw = b"".join(bytes.fromhex(word)[::-1] for word in words)
                 found.add(socket.inet_ntop(family, raw).removeprefix("::ffff:"))
     return found
-
-
-def read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 async def test_it_serves_drains_and_leaves_nothing(running: Deployment) -> None:

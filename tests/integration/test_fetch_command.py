@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,29 @@ def test_a_broken_connection_is_resumed_where_it_broke(hub: FakeHub, tmp_path: P
     assert first is None
     assert second is not None
     assert 0 < int(second.removeprefix("bytes=").rstrip("-")) <= 11_000_000
+
+
+def test_how_far_it_is_can_be_asked_for_meanwhile(hub: FakeHub, tmp_path: Path) -> None:
+    hub.stalls[PART] = 500_000
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, stderr = Fetch(tmp_path, hub.url, "--progress-port", str(port)).end()
+        assert status == 2 and f"cannot listen on port {port}" in stderr
+    it = Fetch(tmp_path, hub.url, "--progress-port", str(port))
+    assert hub.stalled.wait(60)
+    told: dict[str, Any] = {}
+
+    def some_is_there() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:
+            told.update(json.load(answer))
+        return bool(told["bytes"])
+
+    wait_for("a part of it", some_is_there)
+    wanted = hub.num_bytes - len(hub.files["pytorch_model.bin"])
+    assert told["stage"] == "downloading" and told["total_bytes"] == wanted
+    assert 0 < told["bytes"] < wanted
+    it.process.kill()
+    it.end()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -101,7 +101,7 @@ class Gateway:
 
     async def agrees(self, worker: LoopWorker) -> None:
         """Wait until the index has just the blocks of a worker's device, hash by hash."""
-        row, index = self.rows[worker.name], self.reader.index
+        row, index = self.rows[worker.name], self.reader.exact
         async with asyncio.timeout(10):
             while True:
                 held = (await worker.ask(worker.engine.cached_hashes))[0]
@@ -207,7 +207,7 @@ async def test_worker_that_is_gone_leaves_nothing_to_its_successor() -> None:
         await front.agrees(first)
         row = front.rows[first.name]
         await front.lose(first)
-        assert front.reader.index.num_blocks == 0
+        assert front.reader.exact.num_blocks == 0
         assert front.reader.lookup.overlap(MODEL, PromptHashes.of(wanted(41, 1))) is None
         # The row is used again.
         assert await front.add(second) == row
@@ -237,7 +237,7 @@ async def test_placed_prompt_counts_before_the_worker_says_so() -> None:
         assert front.overlap(worker, asked) == 10
         sibling = replace(asked, prompt=(*asked.prompt[:24], *prompt(30, 6)))
         assert front.overlap(worker, sibling) == 6
-        assert front.reader.index.num_blocks == 0
+        assert front.reader.exact.num_blocks == 0
 
 
 async def test_worker_without_full_attention_is_not_indexed() -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from baton.cli.flags import FETCH, with_settings
+from baton.cli.progress_server import serve_progress
 from baton.core import hub, model_folder
 from baton.core.errors import BatonError, ConfigError
 from baton.core.settings import Settings
@@ -21,6 +22,7 @@ from baton.core.settings import Settings
 RESULT_HELP = (
     "Also write how it ended to this file, as one JSON object; in a pod /dev/termination-log."
 )
+PORT_HELP = "Answer GET /progress on this port meanwhile, as workers do."
 # A line of progress at most this often.
 REPORT_EVERY_S = 1.0
 
@@ -34,6 +36,9 @@ def fetch(
     weights: Annotated[
         bool, typer.Option("--weights/--no-weights", help="Without: what gateways need, alone.")
     ] = True,
+    progress_port: Annotated[
+        int | None, typer.Option("--progress-port", help=PORT_HELP, min=1, max=65535)
+    ] = None,
 ) -> None:
     """Download a hub's model into its cache, and check it; what is there already stays.
 
@@ -47,6 +52,8 @@ def fetch(
         signal.signal(number, _stop)
     source, revision = settings.model.source, settings.model.revision
     lines = _Lines(result)
+    if progress_port is not None:
+        serve_progress(progress_port, lines.so_far)
     try:
         folder = model_folder.resolve(source, revision, lines.progress, weights=weights)
     except BatonError as error:
@@ -85,6 +92,10 @@ class _Lines:
         if news != self._said and (whole or now - self._said_at >= REPORT_EVERY_S):
             self._said, self._said_at = news, now
             self._print({"event": "progress", "bytes": num_bytes, "total_bytes": total_bytes})
+
+    def so_far(self) -> tuple[int, int | None]:
+        """What was said last."""
+        return self._said or (0, None)
 
     def end(self, outcome: dict[str, Any]) -> None:
         self._print(outcome)

@@ -61,6 +61,8 @@ WORKER = {
     "--host": "worker.host",
     "--health-port": "worker.health_port",
     "--ray": "worker.ray",
+    "--nodes": "worker.num_nodes",
+    "--join": "worker.join",
     **_ENGINE,
     **_COMMON,
 }

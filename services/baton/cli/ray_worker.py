@@ -1,13 +1,15 @@
 """`baton worker --ray` from its parent's side: one worker in a Ray of its own, until the end.
 
 This process never imports Ray (see `ray_process`); it passes signals on and tells how it ended. The
-worker's probes are answered where its engine runs, in the actor.
+worker's probes are answered where its engine runs, in the actor. `--join` is the same for a further
+node of such a worker, which has no worker itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import signal
 import sys
@@ -15,9 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 from baton.cli.stopping import Stopped, StopSignals
+from baton.cluster.addresses import is_local, leader_at
 from baton.cluster.child import Child
 from baton.cluster.protocol import ClusterConfig, Event
-from baton.cluster.ray_env import make_temp_dir
+from baton.cluster.ray_env import TOKEN_VARIABLES, make_temp_dir
 from baton.core.errors import ConfigError, UnavailableError
 from baton.core.settings import Settings
 from baton.telemetry.logging import event
@@ -42,33 +45,88 @@ def run(
         raise ConfigError(
             "worker.ray starts a Ray for this worker alone; leave cluster.ray_address unset"
         )
-    tree = settings.model_dump(mode="json")
-    tree["worker"]["worker_id"] = worker.worker_id
+    shared_port = None
+    if settings.worker.num_nodes > 1:
+        _check_token()
+        if is_local(settings.worker.host):
+            raise ConfigError(
+                f"worker.host {settings.worker.host}: the other nodes of this worker cannot reach "
+                "it there; give --host an address of this machine"
+            )
+        shared_port = settings.cluster.ray_port
     config = ClusterConfig(
-        settings=tree,
+        settings=_tree(settings, worker.worker_id),
         token=worker.token,
         store_url=worker.store_url,
         model_folder=worker.model_folder,
         model_name=worker.model_name,
         temp_dir=make_temp_dir(),
     )
-    return asyncio.run(_run(config, settings.worker.drain_grace_s, say_ready))
-
-
-async def _run(
-    config: ClusterConfig, grace_s: float, say_ready: Callable[[dict[str, Any]], None]
-) -> int:
-    signals = StopSignals()
 
     def on_event(happened: Event) -> None:
         match happened:
             case {"event": "worker", "state": "ready"}:
                 say_ready(happened)
+            case {"event": "nodes", "joined": joined, "wanted": wanted}:
+                _say(f"{joined} of the worker's {wanted} nodes have joined")
             case {"event": "ray_lost"}:
-                log.error(*event("ray_head_lost", worker=config.groups().worker.worker_id))
+                log.error(*event("ray_head_lost", worker=worker.worker_id))
 
+    module = "baton.cluster.one_worker"
+    return asyncio.run(_run(module, config, settings.worker.drain_grace_s, on_event, shared_port))
+
+
+def join(settings: Settings) -> int:
+    """Be a node of another worker until that ends, or a signal comes; the exit status."""
+    leader = settings.worker.join or ""
+    _check_token()
+    _, port = leader_at(leader, settings.cluster.ray_port)
+    config = ClusterConfig(
+        settings=_tree(settings, None),
+        # No worker is started from here: the leader tells its ranks all that they need.
+        token="",
+        store_url="",
+        model_folder=None,
+        model_name="",
+        temp_dir=make_temp_dir(),
+    )
+
+    def on_event(happened: Event) -> None:
+        match happened:
+            case {"event": "stage", "name": "leader"}:
+                _say(f"waiting for the leader's Ray at {leader}")
+            case {"event": "ready"}:
+                _say(f"joining the leader's Ray at {leader}")
+
+    module = "baton.cluster.joined_node"
+    return asyncio.run(_run(module, config, settings.worker.drain_grace_s, on_event, port))
+
+
+def _tree(settings: Settings, worker_id: str | None) -> dict[str, Any]:
+    tree = settings.model_dump(mode="json")
+    tree["worker"]["worker_id"] = worker_id
+    return tree
+
+
+def _check_token() -> None:
+    """A worker of several nodes cannot draw its own. Raises ConfigError."""
+    if not any(os.environ.get(name) for name in TOKEN_VARIABLES):
+        raise ConfigError(
+            f"all nodes of one worker need the same token for Ray: set {TOKEN_VARIABLES[0]}, or "
+            f"{TOKEN_VARIABLES[1]} to a file with it"
+        )
+
+
+async def _run(
+    module: str,
+    config: ClusterConfig,
+    grace_s: float,
+    on_event: Callable[[Event], None],
+    shared_port: int | None,
+) -> int:
+    signals = StopSignals()
     child = await Child.spawn(
-        config, on_event, _write, module="baton.cluster.one_worker", given_token=True
+        config, on_event, _write, module=module, given_token=True, shared_port=shared_port
     )
     try:
         await signals.unless_asked(child.serve(with_log=False))
@@ -101,4 +159,8 @@ async def _ended(child: Child, happened: asyncio.Event) -> None:
 
 
 def _write(line: str) -> None:
-    print(_PREFIX.sub("", line), file=sys.stderr, flush=True)
+    _say(_PREFIX.sub("", line))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

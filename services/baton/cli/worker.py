@@ -16,6 +16,7 @@ from baton.cli.flags import WORKER, with_settings
 from baton.cli.stopping import is_repeat
 from baton.cli.store_address import named_store
 from baton.core import hub
+from baton.core.errors import ConfigError
 from baton.core.settings import Settings
 from baton.worker.lifecycle import WorkerState
 
@@ -34,6 +35,13 @@ def worker(settings: Settings) -> None:
     from baton.core.redact import redact_url
     from baton.telemetry import logging
 
+    if settings.worker.join is not None:
+        from baton.cli import ray_worker
+
+        logging.setup(settings.log.level, settings.log.format)
+        raise typer.Exit(ray_worker.join(settings))
+    if settings.worker.num_nodes > 1 and not settings.worker.ray:
+        raise ConfigError("worker.num_nodes above 1 needs --ray, by which the nodes are one")
     store_url = named_store(settings)
     logging.setup(settings.log.level, settings.log.format)
     stopping = None if settings.worker.ray else _Stopping()

@@ -56,8 +56,9 @@ class Child:
         module: str = "baton.cluster.main",
         *,
         given_token: bool = False,
+        shared_port: int | None = None,
     ) -> Child:
-        """Start a process and give it its configuration; `given_token` as in `ray_env`."""
+        """Start a process and give it its configuration; the last two are as in `ray_env`."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             # Not the folder that the user happens to be in: it may hold a `ray` of its own.
@@ -71,6 +72,7 @@ class Child:
                 os.environ,
                 local=config.groups().cluster.ray_address is None,
                 given_token=given_token,
+                shared_port=shared_port,
             ),
             start_new_session=True,
             limit=MAX_LINE_BYTES,

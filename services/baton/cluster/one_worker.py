@@ -6,6 +6,9 @@ worker needs none to serve, and to leave would turn a harmless loss into one of 
 machine that is short of memory perhaps that of all its pods at once. Only Ray itself sets an end:
 its processes give up a while after their head, so before that the worker drains and leaves in
 order.
+
+A worker of several nodes has a Ray that the others join (`joined_node`), and starts once they have.
+None of them can do without another: its end, or the head's, ends the worker at once.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 from typing import Any, BinaryIO, NoReturn
 
 from baton.cluster.failure import explain
+from baton.cluster.other_nodes import OtherNodes, joined
 from baton.cluster.placement import place
 from baton.cluster.processes import is_alive
 from baton.cluster.protocol import ClusterConfig
@@ -33,7 +37,7 @@ HEADLESS_S = RECONNECT_TIMEOUT_S / 2
 
 
 class OneWorker(RayProcess):
-    """One Ray and one worker, which has one rank and so is one actor."""
+    """One Ray and one worker, which has one rank and so is one actor, on this node."""
 
     def __init__(
         self,
@@ -47,12 +51,28 @@ class OneWorker(RayProcess):
         self._worker_id = self._groups.worker.worker_id or ""
         self._actor: Any = None
         self._pid = 0
+        self._others = OtherNodes([])
 
     def _serve(self) -> None:
-        self._probe = self._start_ray(num_workers=1)
+        worker = self._groups.worker
+        self._probe = self._start_ray(1, worker.host if worker.num_nodes > 1 else None)
         # The parent closes its end to stop a worker that does not serve yet.
-        if self._start_worker():
+        if self._await_nodes() and self._start_worker():
             self._watch()
+
+    def _await_nodes(self) -> bool:
+        """True once all are there, False when the input ended before."""
+        wanted = self._groups.worker.num_nodes
+        if wanted > 1:
+            others = joined(
+                wanted,
+                self._input.ended,
+                lambda count: self._emit({"event": "nodes", "joined": count, "wanted": wanted}),
+            )
+            if others is None:
+                return False
+            self._others = OtherNodes(others)
+        return True
 
     def _start_worker(self) -> bool:
         """True once it serves, False when the input ended before. However long it takes: it may be
@@ -81,6 +101,7 @@ class OneWorker(RayProcess):
         while not ray.wait([answer], timeout=TICK_S)[0]:
             if self._input.ended.is_set():
                 return False
+            self._others.check()
         try:
             info = ray.get(answer)
         except RayActorError as error:
@@ -97,10 +118,15 @@ class OneWorker(RayProcess):
         return True
 
     def _options(self, resources: dict[str, float]) -> dict[str, Any]:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         cores = float(len(os.sched_getaffinity(0)))
         placement = place(self._groups, {**resources, "cores": cores}, 1, local=True)
         self._num_threads = placement.num_threads
-        return {**placement.options, "max_restarts": 0}
+        # Probes and gateways come to this node's address.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return {**placement.options, "max_restarts": 0, "scheduling_strategy": here}
 
     def _watch(self) -> None:
         """Until the worker is told to leave, or is dead."""
@@ -138,6 +164,9 @@ class OneWorker(RayProcess):
                 return
 
     def _check_alive(self) -> None:
+        self._others.check()
+        if self._others and self._probe.lost:
+            raise UnavailableError("Ray's head died, and with it this worker's other nodes")
         # The process rather than the actor: without its head Ray learns of no death.
         if not is_alive(self._pid):
             raise UnavailableError(f"{self._worker_id} died; its log says why")

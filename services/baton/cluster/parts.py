@@ -35,6 +35,11 @@ def cluster_config(settings: Settings, gateway: GatewayConfig, store_url: str) -
             "worker.port and worker.health_port are for a worker that is started by itself, with "
             "`baton worker`; leave them unset where several share a machine"
         )
+    if worker.num_nodes > 1 or worker.join is not None:
+        raise ConfigError(
+            "worker.num_nodes and worker.join are for `baton worker`: those of a whole deployment "
+            "have one node each; leave them unset"
+        )
     return ClusterConfig(
         settings=settings.model_dump(mode="json"),
         token=gateway.token,

@@ -9,7 +9,8 @@ To the cluster process, on standard input: a `ClusterConfig`, then commands. End
 | `{"retire": S}` | drain every worker for at most S seconds, then exit |
 
 A process for one worker (`one_worker`) knows `retire` only, and adds `health` to a ready worker:
-where its health server listens.
+where its health server listens. A further node of it (`joined_node`) takes `retire` as the longest
+that it may wait for its leader's end, and is ready once the leader's Ray answers.
 
 From it, on standard output, are events.
 
@@ -17,6 +18,7 @@ From it, on standard output, are events.
 |---|---|
 | `stage` | `name`, and `seconds` when it is done |
 | `worker` | `worker_id`, `role`, `state`; ready: `pid`, `address`, `seconds`; failed: `message` |
+| `nodes` | `joined` of `wanted` nodes of a worker are there |
 | `ready` | every worker serves |
 | `ray_lost` | the head is gone; workers serve on, nothing can be started |
 | `error` | `code`, `message`; the process ends |

@@ -19,12 +19,16 @@ def make_temp_dir() -> str:
 
 
 def environment(
-    base: Mapping[str, str], *, local: bool, given_token: bool = False
+    base: Mapping[str, str],
+    *,
+    local: bool,
+    given_token: bool = False,
+    shared_port: int | None = None,
 ) -> dict[str, str]:
     """The environment that a process with Ray needs from its start: `import ray` reads it.
 
     Ray's processes and the workers inherit it. With `given_token` a local Ray uses the token that
-    `base` names, if it names one.
+    `base` names, if it names one. `shared_port`: where other machines join it; None: none does.
     """
     # ray.init() would join whatever this names.
     env = {name: value for name, value in base.items() if name != "RAY_ADDRESS"} | {
@@ -38,12 +42,13 @@ def environment(
         "RAY_worker_niceness": "0",
     }
     if local:
-        env |= {
-            "RAY_AUTH_MODE": "token",
+        env["RAY_AUTH_MODE"] = "token"
+        if shared_port is None:
             # Ray turns 127.0.0.1 into the outside address unless it is told that it stands alone;
             # despite its name the variable works on Linux. All its listeners are then on loopback.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        }
+            env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        else:
+            env["RAY_GCS_SERVER_PORT"] = str(shared_port)
         if not given_token or not any(env.get(name) for name in TOKEN_VARIABLES):
             # Ray's default is a token in ~/.ray, shared by all of a user's clusters: each of ours
             # has its own, which never touches the disk.

@@ -1,4 +1,4 @@
-"""Starting a local Ray, or joining a cluster, and noticing that its head is gone."""
+"""Starting a local Ray, or joining a cluster, and noticing that its head or a node is gone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ JOIN_TIMEOUT_S = 5.0
 PROBES = 3
 
 
-def start(settings: ClusterSettings, temp_dir: str, num_workers: int) -> str:
+def start(
+    settings: ClusterSettings, temp_dir: str, num_workers: int, host: str | None = None
+) -> str:
     """Start a local Ray or join the one at `ray_address`; returns its head's HOST:PORT.
 
-    Call it on the main thread: Ray's processes die with the thread that started them. Raises
-    ConfigError for an address where no cluster answers, UnavailableError when Ray does not start.
+    A local one listens on `host`, for other nodes to join; None: on loopback. Call it on the main
+    thread: Ray's processes die with the thread that started them. Raises ConfigError for an address
+    where no cluster answers, UnavailableError when Ray does not start.
     """
     address = settings.ray_address
     if address is not None:
@@ -39,6 +42,7 @@ def start(settings: ClusterSettings, temp_dir: str, num_workers: int) -> str:
                     num_cpus=max(1, num_workers),
                     object_store_memory=settings.object_store_bytes,
                     _temp_dir=temp_dir,
+                    _node_ip_address=host,
                     **options,
                 )
             else:
@@ -65,23 +69,26 @@ def check_cluster(address: str) -> None:
         raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
 
 
-class HeadProbe:
-    """Asks whether the head still listens; `lost` stays true once it is."""
+class PortProbe:
+    """Asks whether somebody still listens at `address`; `lost` stays true once nobody did for as
+    many times in a row as `probes`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, probes: int = PROBES) -> None:
         host, _, port = address.rpartition(":")
-        self._address = (host.strip("[]"), int(port))
+        self.address = address
+        self._at = (host.strip("[]"), int(port))
+        self._probes = probes
         self._failures = 0
 
     @property
     def lost(self) -> bool:
-        return self._failures >= PROBES
+        return self._failures >= self._probes
 
     def probe(self) -> bool:
-        """Ask once; True while the head counts as alive."""
+        """Ask once; True while it counts as alive."""
         if not self.lost:
             try:
-                socket.create_connection(self._address, timeout=PROBE_TIMEOUT_S).close()
+                socket.create_connection(self._at, timeout=PROBE_TIMEOUT_S).close()
                 self._failures = 0
             except OSError:
                 self._failures += 1

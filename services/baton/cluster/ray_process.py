@@ -24,7 +24,7 @@ from typing import BinaryIO, NoReturn
 from baton.cluster import ray_head
 from baton.cluster.processes import adopt_orphans, kill_session, reap
 from baton.cluster.protocol import ClusterConfig, Command, Event
-from baton.cluster.ray_head import HeadProbe
+from baton.cluster.ray_head import PortProbe
 from baton.core.errors import BatonError
 
 # The main thread may be inside ray.init(): after this long the end of input ends everything.
@@ -87,13 +87,14 @@ class RayProcess(ABC):
         shutil.rmtree(self._config.temp_dir, ignore_errors=True)
         os._exit(status)
 
-    def _start_ray(self, num_workers: int) -> HeadProbe:
-        """Start a local Ray, or join one; the probe tells when its head is lost."""
+    def _start_ray(self, num_workers: int, host: str | None = None) -> PortProbe:
+        """Start a local Ray, or join one; the probe tells when its head is lost. With `host` other
+        nodes may join."""
         started = time.monotonic()
         self._emit({"event": "stage", "name": "ray"})
-        head = ray_head.start(self._groups.cluster, self._config.temp_dir, num_workers)
+        head = ray_head.start(self._groups.cluster, self._config.temp_dir, num_workers, host)
         self._emit({"event": "stage", "name": "ray", "seconds": time.monotonic() - started})
-        return HeadProbe(head)
+        return PortProbe(head)
 
     def _emit(self, event: Event) -> None:
         # A parent that is gone reads nothing; the end of input says so too.

@@ -17,7 +17,7 @@ from baton.core.named_numbers import check_classes, check_weights
 from baton.core.store_url import EMBEDDED, check_store_url, with_login
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32", "float64"]
-QueueOrder = Literal["fcfs", "priority"]
+QueueOrder = Literal["fcfs", "priority", "shortest"]
 
 
 class Group(BaseModel):
@@ -61,7 +61,8 @@ class EngineSettings(Group):
     max_sequences: int = Field(256, ge=1)
     """Sequences that run at once."""
     queue_policy: QueueOrder = "fcfs"
-    """Order of the few prompts that wait in the worker; priority: those of higher classes first."""
+    """Order of the prompts in the worker; priority: those of higher classes first; shortest: those
+    with fewest tokens to compute, unless a longer one has waited for as many."""
     max_pinned_share: float = Field(0.5, ge=0, le=1)
     """Share of the pool that `cache_ttl` keeps cached as long as there is other room."""
     deterministic: bool = False
@@ -228,6 +229,11 @@ class WorkerSettings(Group):
     step of a large prompt, or its first compilation of a kernel, must take less."""
     ray: bool = False
     """Run the worker as an actor of a local Ray that is started for it alone."""
+    num_nodes: int = Field(1, ge=1, le=256)
+    """Machines of this worker, whose `ray` is then on `host`; all but its own have to `join`."""
+    join: str | None = None
+    """HOST or HOST:PORT of another worker's Ray: no worker runs here, and this machine's GPUs are
+    that worker's, until it ends."""
     role: Literal["prefill", "decode", "any"] = "any"
     """What the worker is for."""
     worker_id: str | None = None
@@ -398,6 +404,8 @@ class ClusterSettings(Group):
 
     ray_address: str | None = None
     """Address of an existing Ray cluster; by default a local one is started."""
+    ray_port: int = Field(6379, ge=1, le=65535)
+    """Port that the Ray of a worker of several nodes is joined at."""
     object_store_bytes: int = Field(100 * 2**20, ge=75 * 2**20)
     """Memory of the local Ray's object store, which Baton hardly uses."""
     start_timeout_s: float = Field(180.0, gt=0)

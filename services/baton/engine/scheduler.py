@@ -1,18 +1,23 @@
 """Which sequences compute how many tokens in the next step. Pure: no torch, no clock.
 
 Decoding sequences come first, one token each; what is left of the step's token budget goes to
-prefill chunks, oldest first, then to sequences that wait. A sequence gets the blocks of all its
-known tokens when it is admitted and one more whenever it fills up; when none is left the youngest
-gives all of its blocks back, keeps its tokens and waits at the front to compute them again.
+prefill chunks, oldest first, then to sequences that wait. With policy `shortest` those that run and
+those that wait take turns instead (`core.queue_policy.shortest`): a long prompt lets short ones by,
+which share its steps. A sequence gets the blocks of all its known tokens when it is admitted and
+one more whenever it fills up; when none is left the youngest gives all of its blocks back, keeps
+its tokens and waits at the front to compute them again.
 """
 
 from __future__ import annotations
+
+import math
 
 from baton.core.errors import BatonError, DeadlineExceededError, OverloadedError
 from baton.core.handoff import OfferDue
 from baton.core.queue_policy.base import QueuePolicy
 from baton.core.queue_policy.fcfs import Fcfs
 from baton.core.queue_policy.priority import Priority
+from baton.core.queue_policy.shortest import ShortestFirst
 from baton.core.settings import QueueOrder
 from baton.engine.block_manager import BlockManager
 from baton.engine.outputs import Failure, Scheduled, StepOutput
@@ -41,6 +46,11 @@ class Scheduler:
         self.waiting: QueuePolicy[Sequence] = Fcfs()
         if policy == "priority":
             self.waiting = Priority(lambda seq: seq.submission.request.priority, Fcfs)
+        elif policy == "shortest":
+            self.waiting = ShortestFirst(self._turn_of)
+        self._has_turns = policy == "shortest"
+        # Prompt tokens that were ever given to a step: what turns are counted in.
+        self._num_prefilled = 0
         # Set where there are tiers below the device.
         self.promotions: Promotions | None = None
         # Running, in order of service: several tokens to compute, and one.
@@ -79,8 +89,10 @@ class Scheduler:
         """
         self.lost_blocks = False
         chosen = self._pick_decodes(out)
-        budget = self.max_batch_tokens - len(chosen)
-        for seq in list(self.prefilling):
+        most = budget = self.max_batch_tokens - len(chosen)
+        for seq in self._prefills():
+            if self._has_turns and budget and not self.lost_blocks:
+                budget = self._admit(budget, now, chosen, out, before=seq.turn)
             if budget == 0:
                 break
             if not self._make_room(seq, out):
@@ -91,10 +103,23 @@ class Scheduler:
         if self.lost_blocks:
             # Some that were picked have lost their blocks to others since.
             self._was_short = True
-            return [seq for seq in chosen if seq.status is Status.RUNNING]
-        if budget:
-            self._admit(budget, now, chosen, out)
+            chosen = [seq for seq in chosen if seq.status is Status.RUNNING]
+        elif budget:
+            budget = self._admit(budget, now, chosen, out)
+        self._num_prefilled += most - budget
         return chosen
+
+    def _prefills(self) -> list[Sequence]:
+        """Running sequences with several tokens to compute, in their order."""
+        if self._has_turns:
+            return sorted(self.prefilling, key=lambda seq: seq.turn)
+        return list(self.prefilling)
+
+    def _turn_of(self, seq: Sequence) -> int:
+        """What is cached now need not be computed."""
+        num_cached, _ = self.blocks.longest_prefix(seq.hashes, seq.num_tokens - 1)
+        seq.turn = self._num_prefilled + seq.num_tokens - num_cached
+        return seq.turn
 
     def _pick_decodes(self, out: StepOutput) -> list[Sequence]:
         chosen = []
@@ -161,13 +186,24 @@ class Scheduler:
 
     # --- admission ---
 
-    def _admit(self, budget: int, now: float, chosen: list[Sequence], out: StepOutput) -> None:
-        """Take on waiting sequences in their order until one finds no room."""
+    def _admit(
+        self,
+        budget: int,
+        now: float,
+        chosen: list[Sequence],
+        out: StepOutput,
+        before: float = math.inf,
+    ) -> int:
+        """Take on waiting sequences in their order, and with a turn lower than `before`, until one
+        finds no room. Returns what is left of the token budget.
+        """
         self._was_short = False
         admitted: list[Sequence] = []
         expired: list[Submission] = []
         offered_ahead = 0
         for seq in self.waiting:
+            if seq.turn >= before:
+                break
             submission = seq.submission
             if submission.request.deadline <= now:
                 expired.append(submission)
@@ -202,6 +238,7 @@ class Scheduler:
         if expired:
             # A choice of an expired submission may have been running.
             chosen[:] = [seq for seq in chosen if seq.status is Status.RUNNING]
+        return budget
 
     def _take_on(self, seq: Sequence, out: StepOutput) -> bool:
         """Allocate for a waiting sequence and make it run; False without room for it."""

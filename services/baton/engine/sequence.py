@@ -106,6 +106,7 @@ class Sequence:
         "table_views",
         "tables",
         "tokens",
+        "turn",
         "writable",
     )
 
@@ -129,6 +130,8 @@ class Sequence:
         # KV of the first num_computed tokens is in the blocks.
         self.num_computed = 0
         self.num_scheduled = 0
+        # Lower ones compute their prompt first, where prompts are not served in order of arrival.
+        self.turn = 0
         self.tables = tuple(IntBuffer() for _ in range(num_groups))
         self.table_views: tuple[Int32, ...] = ()
         # Tokens that the blocks can take before one must be allocated or copied.

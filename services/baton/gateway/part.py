@@ -21,6 +21,7 @@ from baton.v1 import session_pb2
 log = logging.getLogger(__name__)
 
 SlotEvent = session_pb2.SlotEvent
+_UNTIMED = session_pb2.HandoffTiming()
 
 
 class PartOwner(Protocol):
@@ -116,7 +117,7 @@ class Part:
         received[choice] = position + 1
         if self._awaits_adoption:
             # Its event may come behind the row in the same frame, when the request has ended.
-            self._adopted(SlotEvent().handoff)
+            self._adopted(_UNTIMED)
         if flags:
             self._num_open -= 1
         try:

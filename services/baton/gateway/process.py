@@ -28,13 +28,21 @@ from baton.telemetry import logging
 
 @dataclass(frozen=True, slots=True)
 class ProcessConfig:
-    """What a further process is told. `http_fd` is the listening socket that it has inherited."""
+    """What a further process is told. It inherits the listening socket (`http_fd`) and, where there
+    is one for all, the prefix index (`index_fd`).
+    """
 
     gateway: GatewayConfig
     log: LogSettings
     http_fd: int
+    index_fd: int | None
     index: int
     folder: Path
+
+    @property
+    def fds(self) -> list[int]:
+        """All that it inherits."""
+        return [fd for fd in (self.http_fd, self.index_fd) if fd is not None]
 
     def to_json(self) -> bytes:
         return _CONFIG.dump_json(self)
@@ -63,7 +71,9 @@ async def _run() -> None:
     config = ProcessConfig.from_json(await commands.readline())
     logging.setup(config.log.level, config.log.format)
     listener = socket.socket(fileno=config.http_fd)
-    server = GatewayServer(config.gateway, listener, ProcessSlot(config.index, config.folder))
+    server = GatewayServer(
+        config.gateway, listener, ProcessSlot(config.index, config.folder, config.index_fd)
+    )
     try:
         await server.start()
     except BatonError as error:

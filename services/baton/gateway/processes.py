@@ -26,6 +26,8 @@ from baton.core.settings import LogSettings
 from baton.gateway.context import Context
 from baton.gateway.process import ProcessConfig
 from baton.gateway.server import Addresses, GatewayConfig, GatewayServer, ProcessSlot
+from baton.router.shared.barrier import can_share
+from baton.router.shared.memory import SharedFile
 from baton.telemetry.logging import event
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class _Sibling:
             [sys.executable, "-P", "-m", "baton.gateway.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[self._config.http_fd],
+            pass_fds=self._config.fds,
         )
         assert process.stdout is not None
         self._ended = _in_thread(process.wait)
@@ -125,13 +127,20 @@ class GatewayProcesses:
         self._socket = http_socket
         self._log_settings = log_settings
         self._folder: Path | None = None
+        self._index_file: SharedFile | None = None
         self._siblings: list[_Sibling] = []
         self._keepers: list[asyncio.Task[None]] = []
         if config.gateway.processes > 1:
             self._folder = Path(tempfile.mkdtemp(prefix="baton-gateway-"))
-            self._server = GatewayServer(config, http_socket, ProcessSlot(0, self._folder))
+            self._index_file = _index_file()
+            slot = ProcessSlot(0, self._folder, self._index_fd)
+            self._server = GatewayServer(config, http_socket, slot)
         else:
             self._server = GatewayServer(config, http_socket)
+
+    @property
+    def _index_fd(self) -> int | None:
+        return None if self._index_file is None else self._index_file.fd
 
     @property
     def context(self) -> Context:
@@ -145,7 +154,7 @@ class GatewayProcesses:
             if self._folder is not None:
                 await self._start_siblings(addresses, self._folder)
         except BaseException:
-            self._remove_folder()
+            self._clean_up()
             raise
         return addresses
 
@@ -159,7 +168,7 @@ class GatewayProcesses:
         )
         fd = self._socket.fileno()
         self._siblings = [
-            _Sibling(ProcessConfig(shared, self._log_settings, fd, index, folder))
+            _Sibling(ProcessConfig(shared, self._log_settings, fd, self._index_fd, index, folder))
             for index in range(1, config.gateway.processes)
         ]
         try:
@@ -188,11 +197,26 @@ class GatewayProcesses:
         try:
             await asyncio.gather(own, *others)
         finally:
-            self._remove_folder()
+            self._clean_up()
 
-    def _remove_folder(self) -> None:
+    def _clean_up(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._index_file is not None:
+            self._index_file.close()
+
+
+def _index_file() -> SharedFile | None:
+    """For the one prefix index of all processes; None: each has to keep its own."""
+    if not can_share():
+        reason = "no membarrier(2) here"
+    else:
+        try:
+            return SharedFile.create()
+        except (OSError, AttributeError) as error:
+            reason = str(error)
+    log.warning(*event("prefix_index_not_shared", reason=reason))
+    return None
 
 
 async def _keep(sibling: _Sibling) -> None:

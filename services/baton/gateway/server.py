@@ -47,8 +47,11 @@ from baton.gateway.text.tokenizer import Tokenizer
 from baton.gateway.traffic import Traffic
 from baton.gateway.workers.fleet import Fleet
 from baton.gateway.workers.kv_events import KvIndexReader
+from baton.gateway.workers.kv_index_view import KvIndexView
 from baton.router.policy.registry import policy_named
 from baton.router.pool import Pool
+from baton.router.shared.index import IndexView
+from baton.router.shared.memory import SharedFile
 from baton.store.base import Store
 from baton.store.connect import connect
 from baton.store.embedded_server import EmbeddedStoreServer
@@ -119,9 +122,35 @@ async def serve_store(config: StoreSettings, token: str) -> AsyncIterator[tuple[
         await server.stop(grace=0.2)
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessSlot:
+    """A process's place among those that share the gateway's ports: a folder of theirs, and the
+    descriptor of the prefix index, which the first one feeds (None: each has its own).
+    """
+
+    index: int
+    folder: Path
+    index_fd: int | None
+
+
+def _prefix_index(
+    config: GatewayConfig, fleet: Fleet, metrics: Metrics, slot: ProcessSlot | None
+) -> KvIndexReader | KvIndexView:
+    if slot is None or slot.index_fd is None:
+        return KvIndexReader(fleet, config.token, config.router, metrics)
+    file = SharedFile(slot.index_fd)
+    if slot.index == 0:
+        return KvIndexReader(fleet, config.token, config.router, metrics, share=file)
+    return KvIndexView(fleet, config.router, IndexView(file))
+
+
 @contextlib.asynccontextmanager
 async def open_context(
-    config: GatewayConfig, store: Store, *, is_proxied: bool = False
+    config: GatewayConfig,
+    store: Store,
+    *,
+    slot: ProcessSlot | None = None,
+    is_proxied: bool = False,
 ) -> AsyncIterator[Context]:
     """What the APIs share, running; its requests are ended with an error on the way out.
 
@@ -145,7 +174,7 @@ async def open_context(
     policy = policy_named(config.router.policy, config.router)
     reader = None
     if policy.needs_overlap:
-        reader = KvIndexReader(fleet, config.token, config.router, metrics)
+        reader = _prefix_index(config, fleet, metrics, slot)
     prefixes = None if reader is None else reader.lookup
     dispatcher = Dispatcher(fleet, policy, config.gateway, metrics, [name], prefixes=prefixes)
 
@@ -202,14 +231,6 @@ async def open_context(
         tokenizer.close()
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSlot:
-    """A process's place among those that share the gateway's ports, and a folder of theirs."""
-
-    index: int
-    folder: Path
-
-
 def _certificates(settings: GatewaySettings) -> Certificates | None:
     """For the two ports; None: without TLS. Raises ConfigError."""
     if settings.tls_cert_file is None:
@@ -240,7 +261,9 @@ class GatewayServer:
             store, store_url = await self._stack.enter_async_context(
                 serve_store(config.store, config.token)
             )
-            self.context = await self._stack.enter_async_context(open_context(config, store))
+            self.context = await self._stack.enter_async_context(
+                open_context(config, store, slot=self._slot)
+            )
             if self._slot is not None:
                 await self._share(self._slot)
             self._http = HttpServer(create_app(self.context), self._socket, certificates)

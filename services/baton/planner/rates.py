@@ -68,8 +68,7 @@ class PoolKey(NamedTuple):
     role: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(NamedTuple):
     """What a worker says of its steps: zeros for what it does not know.
 
     `prefill_step_s` and `prefill_tokens_per_s`: of steps with prompt tokens, `step_s`: of others,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +30,7 @@ class _Look(NamedTuple):
 
 
 class _Candidates:
-    """The best workers of one stage, best first, as they were; the chosen one is among them."""
+    """The best workers of one stage as they were, in any order; the chosen one is among them."""
 
     __slots__ = ("_overlap", "_snapshot", "chosen", "num_compared", "scores", "stage", "workers")
 
@@ -42,7 +41,7 @@ class _Candidates:
         self.stage = stage.name
         self.num_compared = len(stage.rows)
         numbers: list[int] = rows.tolist()
-        self.workers = [pool.worker_id(row) for row in numbers]
+        self.workers = list(map(pool.worker_id, numbers))
         # Position of the chosen one; a pair that was not formed has no prefill worker.
         self.chosen = numbers.index(chosen) if chosen is not None else None
         self._snapshot = pool.columns.snapshot(rows)
@@ -50,9 +49,10 @@ class _Candidates:
 
     def look(self, view: RequestView) -> _Look:
         """What the policy saw: the request, and columns that have a row for each of them."""
-        return _Look(replace(view, overlap=self._overlap), Columns.of(self._snapshot))
+        return _Look(view._replace(overlap=self._overlap), Columns.of(self._snapshot))
 
     def describe(self, policy: Policy, look: _Look) -> Iterator[dict[str, Any]]:
+        """Each as a document, the best first."""
         view, columns = look
         rows = slice(0, len(self.workers))
         stages = {
@@ -66,10 +66,10 @@ class _Candidates:
             if name.startswith(stages[self.stage])
         }
         cached = forecast.cached_blocks(view, rows)
-        for i, worker in enumerate(self.workers):
+        for i in self.scores.argsort(kind="stable").tolist():
             blocks = 0 if cached is None else int(cached[i])
             yield {
-                "worker": worker,
+                "worker": self.workers[i],
                 "stage": self.stage,
                 "chosen": i == self.chosen,
                 "score": _number(self.scores[i]),
@@ -98,7 +98,7 @@ class Choice:
         self.fetch_from = _id(pool, selection.fetch_from)
         self._policy = policy
         # Without the arrays for all rows.
-        self._view = view if view.overlap is None else replace(view, overlap=None)
+        self._view = view._replace(overlap=None)
         either = selection.comparison
         # A decode worker and a prefill worker that could compute the prompt, and their seconds.
         self._alternatives = None
@@ -190,16 +190,14 @@ class Choice:
 
 
 def _best(stage: Stage, most: int, chosen: int | None) -> tuple[RowNumbers, Array]:
-    """The rows with the lowest scores and theirs, in order."""
+    """The rows with the lowest scores, and those."""
     scores, rows = stage.scores, stage.rows.numbers
     if len(scores) <= most:
-        best = scores.argsort(kind="stable")
-        return rows[best], scores[best]
+        return rows, scores
     best = np.argpartition(scores, most)[:most]
     (at,) = (rows == chosen).nonzero()
     if len(at) and at[0] not in best:
         best[-1] = at[0]
-    best = best[scores[best].argsort(kind="stable")]
     return rows[best], scores[best]
 
 

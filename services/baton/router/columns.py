@@ -208,6 +208,6 @@ class Columns:
     @classmethod
     def of(cls, snapshot: Snapshot) -> Columns:
         """Columns of the rows of a snapshot, in their order."""
-        columns = cls(0)
+        columns = cls.__new__(cls)
         columns._set(snapshot)
         return columns

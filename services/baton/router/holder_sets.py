@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -26,16 +28,27 @@ class HolderSets:
     """Set 0 is the empty one and stays. Another lives while blocks have it: `retain` and
     `release` count them.
 
-    `tiers[level]` is the tier that a level stands for; a lower number is better in both.
+    `tiers[level]` is the tier that a level stands for; a lower number is better in both. `on_new`
+    hears of each set before any block has it: its id, which may have been another one's, and its
+    sorted holders as uint32. An id is used again when `num_unused` have become free after it.
     """
 
-    def __init__(self, tiers: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        tiers: tuple[int, ...],
+        on_new: Callable[[int, bytes], None] | None = None,
+        num_unused: int = 0,
+    ) -> None:
+        self._on_new = on_new
+        self._least_unused = num_unused
+        # Sets that have died.
+        self.num_released = 0
         self._tiers = np.array(tiers, np.uint8)
         # Sorted holders as uint32, native byte order, and the way back.
         self._members: list[bytes] = [b""]
         self._ids: dict[bytes, int] = {b"": 0}
         self._num_blocks: list[int] = [0]
-        self._unused: list[int] = []
+        self._unused: deque[int] = deque()
         self._best: dict[int, BestTiers] = {}
         self._num_rows = 0
 
@@ -108,6 +121,7 @@ class HolderSets:
         self._members[set_id] = b""
         self._best.pop(set_id, None)
         self._unused.append(set_id)
+        self.num_released += 1
 
     def best(self, set_id: int, num_rows: int) -> BestTiers:
         """Best tier at which each row holds the blocks of this set. Not to be written to.
@@ -134,14 +148,16 @@ class HolderSets:
     def _intern(self, raw: bytes) -> int:
         set_id = self._ids.get(raw)
         if set_id is None:
-            if self._unused:
-                set_id = self._unused.pop()
+            if len(self._unused) > self._least_unused:
+                set_id = self._unused.popleft()
                 self._members[set_id] = raw
             else:
                 set_id = len(self._members)
                 self._members.append(raw)
                 self._num_blocks.append(0)
             self._ids[raw] = set_id
+            if self._on_new is not None:
+                self._on_new(set_id, raw)
         return set_id
 
 

@@ -5,12 +5,12 @@ which, so keys must be random bits, as block hashes are. Eight keys are one cach
 comparison. Deleting frees the slot: there are no tombstones, so churn never asks for a rebuild.
 When half of the slots are taken the number of buckets doubles, a few buckets with each call (linear
 hashing), so that no call takes long. The arrays reserve address space beyond what is used; only a
-table that outgrows it is copied at once.
+table of a process' own that outgrows it is copied at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,23 +34,68 @@ SPLITS_PER_KEY = 4
 LEAST_SPLITS = 512
 
 
+class TableArrays(Protocol):
+    """Where a table's keys and values are."""
+
+    def reserve(self, num_buckets: int) -> tuple[npt.NDArray[np.int64], Values]:
+        """For so many buckets at least: keys `[buckets, BUCKET_SLOTS]`, values `[slots]`.
+
+        They begin with what was there before, and go on with zeros.
+        """
+
+    def show(self, shape: tuple[int, int]) -> None:
+        """The table has this shape from now on. Keys that moved are still where they were, too."""
+
+
+class _OwnArrays:
+    """Memory of this process."""
+
+    def __init__(self) -> None:
+        self._keys = np.zeros((_RESERVED_BUCKETS, BUCKET_SLOTS), np.int64)
+        self._values: Values = np.zeros(self._keys.size, np.uint32)
+
+    def reserve(self, num_buckets: int) -> tuple[npt.NDArray[np.int64], Values]:
+        if num_buckets > len(self._keys):
+            keys, values = self._keys, self._values
+            self._keys = np.zeros((2 * num_buckets, BUCKET_SLOTS), np.int64)
+            self._values = np.zeros(self._keys.size, np.uint32)
+            self._keys[: len(keys)] = keys
+            self._values[: len(values)] = values
+        return self._keys, self._values
+
+    def show(self, shape: tuple[int, int]) -> None:
+        """Nobody else looks."""
+
+
 class KeyTable:
     """Keys are not 0, and distinct within a call. Slots hold until the next `find_or_add`."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrays: TableArrays | None = None) -> None:
+        """`arrays` that others read too; by default its own."""
+        self._arrays = _OwnArrays() if arrays is None else arrays
         self._count = 0
         # Buckets before the doubling under way, and those of them that are split.
         self._num_buckets = _LEAST_BUCKETS
         self._num_split = 0
-        self._all_keys = np.zeros((_RESERVED_BUCKETS, BUCKET_SLOTS), np.int64)
-        self._all_values: Values = np.zeros(self._all_keys.size, np.uint32)
         # [num_buckets, BUCKET_SLOTS], 0 for a free slot; twice as many buckets while it doubles.
-        self._keys = self._all_keys[:_LEAST_BUCKETS]
+        self._keys: npt.NDArray[np.int64]
         # By slot: [num_buckets * BUCKET_SLOTS]. 0 for free slots and new keys.
-        self.values = self._all_values[: self._keys.size]
+        self.values: Values
+        self._extend(_LEAST_BUCKETS)
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """What `follow` needs beside the arrays."""
+        return self._num_buckets, self._num_split
+
+    def follow(self, shape: tuple[int, int]) -> None:
+        """Be the table of this `shape` that another process has in the arrays. For looking up."""
+        if shape != self.shape:
+            self._num_buckets, self._num_split = shape
+            self._extend(2 * self._num_buckets if self._num_split else self._num_buckets)
 
     def find(self, keys: Keys) -> Slots:
         """Slots of keys."""
@@ -63,6 +108,24 @@ class KeyTable:
             rest = signed[missing]
             self._look(rest, self._second(rest), slots, missing)
         return slots
+
+    def get(self, keys: Keys) -> Values:
+        """Values of keys, 0 for those that are not there."""
+        slots = self.find(keys)
+        values = self.values.take(slots, mode="clip")
+        values[slots < 0] = 0
+        return values
+
+    def get_while_changing(self, keys: Keys) -> tuple[Values, npt.NDArray[np.bool_]]:
+        """As `get`, in a table that another process changes; and a mask of keys whose slot was
+        another one's before the value was read.
+        """
+        slots = self.find(keys)
+        values = self.values.take(slots, mode="clip")
+        is_unknown = slots < 0
+        values[is_unknown] = 0
+        is_same = self._keys.reshape(-1).take(slots, mode="clip") == keys.view(np.int64)
+        return values, ~(is_same | is_unknown)
 
     def find_or_add(self, keys: Keys) -> Slots:
         """Slots of keys; new ones get one, with value 0."""
@@ -162,25 +225,20 @@ class KeyTable:
         bits = np.where(is_first, low, low >> 32)
         moves = ((bits & half) != 0) & (low != 0)
         values = self.values.reshape(-1, BUCKET_SLOTS)
-        for source, target in (
-            (low, high),
-            (values[start:end], values[half + start : half + end]),
-        ):
-            target[moves] = source[moves]
-            source[moves] = 0
+        low_values, high_values = values[start:end], values[half + start : half + end]
+        high[moves] = low[moves]
+        high_values[moves] = low_values[moves]
         self._num_split = end
         if end == half:
             self._num_buckets, self._num_split = 2 * half, 0
+        self._arrays.show(self.shape)
+        low[moves] = 0
+        low_values[moves] = 0
 
     def _extend(self, num_buckets: int) -> None:
-        if num_buckets > len(self._all_keys):
-            used = self.values.size
-            self._all_keys = np.zeros((2 * num_buckets, BUCKET_SLOTS), np.int64)
-            self._all_values = np.zeros(self._all_keys.size, np.uint32)
-            self._all_keys[: len(self._keys)] = self._keys
-            self._all_values[:used] = self.values
-        self._keys = self._all_keys[:num_buckets]
-        self.values = self._all_values[: self._keys.size]
+        keys, values = self._arrays.reserve(num_buckets)
+        self._keys = keys[:num_buckets]
+        self.values = values[: self._keys.size]
 
 
 def _num_true(mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

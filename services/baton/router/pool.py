@@ -278,7 +278,7 @@ class Pool:
 
     def has_room(self, model: str) -> bool:
         """Some worker's waiting queue takes one more prompt for a model."""
-        return bool(self.columns.has_room[self.candidates(model)].any())
+        return bool(np.count_nonzero(self.columns.has_room[self.candidates(model)]))
 
     def _regroup(self) -> None:
         self._candidates.clear()
@@ -303,13 +303,14 @@ class Pool:
         )
         learnt = self._rates.observe(columns.life.item(row), self._alike(row), report)
         links = [link.bytes_per_s for link in load.links if link.is_up and link.bytes_per_s > 0]
+        link_bytes_per_s = columns.link_bytes_per_s.item(row)
         if links:
             columns.link_bytes_per_s[row] = sum(links) / len(links)
         if learnt is Learnt.OF_ALL:
             self._tell_all(columns.digest.item(row))
         elif learnt is Learnt.OF_WORKER:
             self._take_rates(row, self._rates.prior(self._alike(row)))
-        elif links:
+        elif columns.link_bytes_per_s.item(row) != link_bytes_per_s:
             self._derive_speed(row)
 
     def _tell_all(self, digest: int) -> None:

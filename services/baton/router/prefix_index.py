@@ -8,9 +8,10 @@ left to do is per stretch of equal sets. Pure: time is an argument.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from baton.router.holder_sets import ABSENT, LEVELS, BestTiers, HolderSets
 from baton.router.key_table import KeyTable, Slots
 
 Counts = npt.NDArray[np.int64]
+SetIds = npt.NDArray[np.uint32]
+# Of sets, or of pairs of them.
+AnyIds = npt.NDArray[Any]
 
 
 class IndexTier(IntEnum):
@@ -35,7 +39,7 @@ class IndexTier(IntEnum):
 # level when the earlier prediction is over. A span's level is free again when its turn comes.
 _NUM_SPANS: Final = 4
 _LEVEL_OF: Final = {IndexTier.DEVICE: 0, IndexTier.HOST: 5, IndexTier.DISK: 6}
-_TIER_OF_LEVEL: Final = (0, 0, 0, 0, 0, 1, 2, ABSENT)
+TIER_OF_LEVEL: Final = (0, 0, 0, 0, 0, 1, 2, ABSENT)
 # Keys that are looked up first, and by which factor more each time; what follows the first unknown
 # key does not matter.
 _FIRST_LOOK: Final = 256
@@ -69,9 +73,15 @@ class PrefixIndex:
     or less, and counts as being on the device.
     """
 
-    def __init__(self, predicted_ttl_s: float = 2.0) -> None:
-        self._table = KeyTable()
-        self._sets = HolderSets(_TIER_OF_LEVEL)
+    def __init__(
+        self,
+        predicted_ttl_s: float = 2.0,
+        table: KeyTable | None = None,
+        sets: HolderSets | None = None,
+    ) -> None:
+        """`table` and `sets`, empty ones that others read too; by default its own."""
+        self._table = KeyTable() if table is None else table
+        self._sets = HolderSets(TIER_OF_LEVEL) if sets is None else sets
         # By row and tier, without predictions.
         self._num_blocks: list[list[int]] = []
         self._span_s = predicted_ttl_s / (_NUM_SPANS - 1)
@@ -83,6 +93,11 @@ class PrefixIndex:
     def num_blocks(self) -> int:
         """(worker, tier, block) triples, without predictions."""
         return sum(map(sum, self._num_blocks))
+
+    @property
+    def num_rows(self) -> int:
+        """All rows that were ever named are below it."""
+        return len(self._num_blocks)
 
     @property
     def num_keys(self) -> int:
@@ -97,7 +112,7 @@ class PrefixIndex:
     def blocks_of(self, row: int) -> tuple[int, ...]:
         """How many blocks a worker has on each tier, without predictions."""
         none = (0,) * len(IndexTier)
-        return tuple(self._num_blocks[row]) if row < len(self._num_blocks) else none
+        return tuple(self._num_blocks[row]) if row < self.num_rows else none
 
     # --- what workers say ---
 
@@ -115,7 +130,7 @@ class PrefixIndex:
 
     def drop_worker(self, row: int) -> None:
         """Forget everything about a worker. One pass over the whole table, and over all sets."""
-        if row >= len(self._num_blocks):
+        if row >= self.num_rows:
             return
         kept = deque(p for p in self._predicted if p[1] // LEVELS != row)
         if len(kept) == len(self._predicted) and not any(self._num_blocks[row]):
@@ -166,68 +181,38 @@ class PrefixIndex:
         The answer has `num_rows` rows; by default as many as were ever named here.
         """
         self.expire(now)
-        seen = len(self._num_blocks)
-        wanted = seen if num_rows is None else num_rows
-        num_rows = max(seen, wanted)
-        set_ids = self._look_up(keys)
+        wanted = self.num_rows if num_rows is None else num_rows
+        num_rows = max(self.num_rows, wanted)
+        set_ids = until_unknown(keys, self._known_sets)
         if not len(set_ids):
-            counts, best = np.zeros((len(IndexTier), num_rows), np.int64), 0
-        else:
-            starts, lengths = _runs(set_ids)
-            if len(starts) == 1:
-                # Somebody holds all of it, and everybody all or nothing.
-                best = len(set_ids)
-                counts = (self._sets.best(int(set_ids[0]), num_rows) == _TIERS) * best
-            else:
-                counts = self._count(set_ids[starts], lengths, num_rows)
-                best = int(counts.sum(axis=0).max())
-        device, host, disk = counts if wanted == num_rows else counts[:, :wanted]
-        return Overlap(device, host, disk, best)
+            return no_overlap(wanted)
+        starts, lengths = runs(set_ids)
+        of_runs = set_ids[starts]
 
-    def _count(
-        self, set_ids: npt.NDArray[np.uint32], lengths: npt.NDArray[np.intp], num_rows: int
-    ) -> Counts:
-        """Blocks by tier and row, `[tiers, rows]`, of runs of blocks that share a set."""
-        counts = np.zeros((len(IndexTier), num_rows), np.int64)
-        unbroken = np.ones(num_rows, np.bool_)
-        for at in range(0, len(set_ids), _RUNS_AT_ONCE):
-            some = slice(at, at + _RUNS_AT_ONCE)
-            # [runs, rows]
-            tiers = self._best_tiers(set_ids[some], num_rows)
-            held = np.logical_and.accumulate(tiers != ABSENT, axis=0) & unbroken
-            for tier in IndexTier:
-                counts[tier] += lengths[some] @ (held & (tiers == tier.value))
-            unbroken = held[-1]
-            if not unbroken.any():
-                break
-        return counts
+        def best_tiers(some: slice) -> BestTiers:
+            best = self.best_tiers
+            return np.stack([best(set_id, num_rows) for set_id in of_runs[some].tolist()])
 
-    def _look_up(self, keys: IndexKeys) -> npt.NDArray[np.uint32]:
-        """Set of each key, up to the first one that nobody holds."""
-        parts: list[npt.NDArray[np.uint32]] = []
-        start, size = 0, _FIRST_LOOK
-        while start < len(keys):
-            slots = self._table.find(keys[start : start + size])
-            (unknown,) = (slots < 0).nonzero()
-            if len(unknown):
-                slots = slots[: unknown[0]]
-            parts.append(self._table.values[slots])
-            if len(unknown):
-                break
-            start += size
-            size *= _LOOK_GROWTH
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint32)
+        return count_runs(lengths, best_tiers, num_rows, wanted)
 
-    def _best_tiers(self, set_ids: npt.NDArray[np.uint32], num_rows: int) -> BestTiers:
-        best = self._sets.best
-        return np.stack([best(set_id, num_rows) for set_id in set_ids.tolist()])
+    def set_ids(self, keys: IndexKeys) -> SetIds:
+        """Set of each key, 0 where nobody holds it. Good until the next change."""
+        return self._table.get(keys)
+
+    def _known_sets(self, keys: IndexKeys) -> SetIds:
+        """The same up to the first key that nobody holds."""
+        slots = self._table.find(keys)
+        (unknown,) = (slots < 0).nonzero()
+        return self._table.values[slots[: unknown[0]] if len(unknown) else slots]
+
+    def best_tiers(self, set_id: int, num_rows: int) -> BestTiers:
+        """See HolderSets.best."""
+        return self._sets.best(set_id, num_rows)
 
     # --- changes ---
 
     def _see(self, row: int) -> None:
-        while row >= len(self._num_blocks):
+        while row >= self.num_rows:
             self._num_blocks.append([0] * len(IndexTier))
 
     def _lacks(self, keys: IndexKeys, holder: int) -> npt.NDArray[np.bool_]:
@@ -238,7 +223,7 @@ class PrefixIndex:
             return lacks
         # Of unknown keys it is that of some slot, which does not matter.
         set_ids = self._table.values[slots]
-        starts, lengths = _runs(set_ids)
+        starts, lengths = runs(set_ids)
         for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
             if not self._sets.has(int(set_ids[start]), holder):
                 lacks[start : start + length] = True
@@ -282,21 +267,76 @@ class PrefixIndex:
             return [(first, slots)]
         order = np.argsort(set_ids)
         ordered = set_ids[order]
-        starts, _ = _runs(ordered)
+        starts, _ = runs(ordered)
         parts = np.split(slots[order], starts[1:])
         return list(zip(ordered[starts].tolist(), parts, strict=True))
 
 
-def _runs(
-    set_ids: npt.NDArray[np.uint32],
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def until_unknown(keys: IndexKeys, look_up: Callable[[IndexKeys], AnyIds]) -> AnyIds:
+    """What `look_up` says of some keys from their start on, as far as it says something."""
+    start, size = 0, _FIRST_LOOK
+    parts: list[AnyIds] = []
+    while True:
+        some = keys[start : start + size]
+        parts.append(look_up(some))
+        start += size
+        size *= _LOOK_GROWTH
+        if len(parts[-1]) < len(some) or start >= len(keys):
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def until_zero(ids: AnyIds) -> AnyIds:
+    """Those before the first 0."""
+    (zeros,) = (ids == 0).nonzero()
+    return ids[: zeros[0]] if len(zeros) else ids
+
+
+def runs(ids: AnyIds) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Where each stretch of equal ids starts, and how long it is; there is at least one."""
-    (changes,) = (set_ids[1:] != set_ids[:-1]).nonzero()
+    (changes,) = (ids[1:] != ids[:-1]).nonzero()
     bounds = np.zeros(len(changes) + 2, np.intp)
     bounds[1:-1] = changes
     bounds[1:-1] += 1
-    bounds[-1] = len(set_ids)
+    bounds[-1] = len(ids)
     return bounds[:-1], bounds[1:] - bounds[:-1]
+
+
+def no_overlap(num_rows: int) -> Overlap:
+    """Nobody holds anything."""
+    device, host, disk = np.zeros((len(IndexTier), num_rows), np.int64)
+    return Overlap(device, host, disk, 0)
+
+
+def count_runs(
+    lengths: npt.NDArray[np.intp],
+    best_tiers: Callable[[slice], BestTiers],
+    num_rows: int,
+    wanted: int,
+) -> Overlap:
+    """Overlap with blocks in runs of so many that the same workers hold.
+
+    `best_tiers` gives some of the runs' best tiers: [runs, num_rows]. The answer has `wanted` rows.
+    """
+    counts: Counts
+    if len(lengths) == 1:
+        # Somebody holds all of it, and everybody all or nothing.
+        best = int(lengths[0])
+        counts = (best_tiers(slice(1))[0] == _TIERS) * best
+    else:
+        counts = np.zeros((len(IndexTier), num_rows), np.int64)
+        unbroken = np.ones(num_rows, np.bool_)
+        for at in range(0, len(lengths), _RUNS_AT_ONCE):
+            some = slice(at, at + _RUNS_AT_ONCE)
+            tiers = best_tiers(some)
+            held = np.logical_and.accumulate(tiers != ABSENT, axis=0) & unbroken
+            for tier in IndexTier:
+                counts[tier] += lengths[some] @ (held & (tiers == tier.value))
+            unbroken = held[-1]
+            if not unbroken.any():
+                break
+        best = int(counts.sum(axis=0).max())
+    device, host, disk = counts if wanted == num_rows else counts[:, :wanted]
+    return Overlap(device, host, disk, best)
 
 
 def _distinct(keys: IndexKeys) -> IndexKeys:

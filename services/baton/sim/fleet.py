@@ -21,7 +21,8 @@ from baton.router.pool import Booking, Pool
 from baton.router.prefix_index import IndexTier, PrefixIndex
 from baton.router.selection import book, select
 from baton.sim.clock import EventLoop, Phase
-from baton.sim.handoff import Fetch, Handoff, Link, TransferSpec
+from baton.sim.handoff import Fetch, Handoff, TransferSpec
+from baton.sim.link import Link
 from baton.sim.report import Served
 from baton.sim.sequence import SimSequence
 from baton.sim.worker import SimWorker, WorkerSpec
@@ -88,7 +89,9 @@ class Fleet:
             self.workers.append(
                 SimWorker(row, spec.worker, self.loop, self, prefills_only=prefills_only)
             )
-            self._links.append(Link(spec.transfer, self.loop))
+            self._links.append(
+                Link(spec.transfer.seconds(1), spec.transfer.layer_groups, self.loop)
+            )
 
     def run(self, requests: Sequence[TraceRequest]) -> list[Served]:
         """Replay requests to the end; what became of them, in order of placement."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.sim.clock import EventLoop, Phase
+from baton.sim.link import Link
 from baton.sim.report import Served
 from baton.sim.sequence import SimSequence
 from baton.sim.worker import SimWorker
@@ -31,31 +32,6 @@ class TransferSpec:
     def seconds(self, num_tokens: int) -> float:
         """For the KV of so many tokens on an idle link."""
         return num_tokens * self.bytes_per_token / self.bytes_per_s
-
-
-class Link:
-    """What a worker sends goes out in order, one thing at a time."""
-
-    def __init__(self, spec: TransferSpec, loop: EventLoop) -> None:
-        self._spec = spec
-        self._loop = loop
-        self._free_at = 0.0
-
-    def send(
-        self, num_tokens: int, on_sent: Callable[[], None] | None = None, *, over_s: float = 0.0
-    ) -> None:
-        """Queue the KV of `num_tokens` tokens; calls `on_sent()` when it has arrived.
-
-        It was computed layer by layer within the last `over_s` seconds, and its parts went out as
-        they were ready.
-        """
-        num_parts = self._spec.layer_groups if over_s else 1
-        part_s = self._spec.seconds(num_tokens) / num_parts
-        for part in range(num_parts):
-            ready = self._loop.now - over_s * (1 - (part + 1) / num_parts)
-            self._free_at = max(self._free_at, ready) + part_s
-        if on_sent is not None:
-            self._loop.at(max(self._free_at, self._loop.now), Phase.END, on_sent)
 
 
 class Handoff:
@@ -105,7 +81,8 @@ class Handoff:
             if self._is_granted:
                 num_new = max(0, seq.num_computed - self._num_sent)
                 self._num_sent += num_new
-                self._link.send(num_new, self._arrived if is_done else None, over_s=step_s)
+                on_sent = self._arrived if is_done else None
+                self._link.send(self._target.row, num_new, on_sent, over_s=step_s)
         elif is_done:
             arrival = self._loop.now + self._spec.seconds(seq.num_tokens)
             self._loop.at(arrival, Phase.END, self._arrived)
@@ -145,7 +122,7 @@ class Fetch:
         num_lent = source.lend(served, hashes) if hashes else 0
         if num_lent and target.fetch(served, hashes[:num_lent]):
             served.fetched_tokens = num_lent * source.spec.block_size
-            link.send(served.fetched_tokens, self._arrived)
+            link.send(target.row, served.fetched_tokens, self._arrived)
             return
         source.take_back(served)
         on_end()

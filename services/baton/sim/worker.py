@@ -16,6 +16,7 @@ from typing import Protocol
 
 from baton.core.handoff import OfferDue
 from baton.core.kv import GroupSpec
+from baton.core.settings import QueueOrder
 from baton.engine.block_manager import BlockManager
 from baton.engine.fetches import Fetches
 from baton.engine.load_report import LoadReport
@@ -51,6 +52,7 @@ class WorkerSpec:
     max_batch_tokens: int = 8192
     max_ungranted_share: float = 0.25
     bounds_queue: bool = True
+    queue_policy: QueueOrder = "fcfs"
 
 
 class Host(Protocol):
@@ -102,7 +104,11 @@ class SimWorker:
         group = GroupSpec("full", 1, 1, 1, 1, spec.block_size, "uint8")
         self.blocks = BlockManager((group,), (spec.num_blocks,))
         self.scheduler = Scheduler(
-            self.blocks, spec.max_batch_tokens, spec.max_sequences, spec.max_ungranted_share
+            self.blocks,
+            spec.max_batch_tokens,
+            spec.max_sequences,
+            spec.max_ungranted_share,
+            spec.queue_policy,
         )
         self.reservations = Reservations(self.blocks)
         self._fetches = Fetches(self.blocks, self.scheduler, self.reservations, self.wake)

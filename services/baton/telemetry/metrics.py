@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from baton.telemetry.counter import Counter
 from baton.telemetry.histogram import Histogram
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -289,7 +289,7 @@ class Metrics:
             metric.remove_by_labels({"worker": worker})
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
+        return Counter(f"{NAMESPACE}_{name}", text, labels, self.registry)
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(name, text, labels, namespace=NAMESPACE, registry=self.registry)

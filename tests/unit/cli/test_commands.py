@@ -105,6 +105,18 @@ def test_config_refuses_a_length_that_no_worker_would_take() -> None:
     assert config("--max-model-len", "9000", "--model", "org/name")["model"]["source"] == "org/name"
 
 
+def test_nodes_of_a_worker_have_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    leader = ("worker", "--store", "redis://h:1/0", "--nodes", "2")
+    assert "needs --ray" in refused(*leader)
+    assert "set RAY_AUTH_TOKEN" in refused(*leader, "--ray")
+    assert "set RAY_AUTH_TOKEN" in refused("worker", "--join", "host")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert "worker.host 127.0.0.1: the other nodes" in refused(*leader, "--ray")
+    assert "expected HOST or HOST:PORT" in refused("worker", "--join", "host:port")
+
+
 def test_a_worker_needs_a_store() -> None:
     assert "--store is missing" in refused("worker")
 

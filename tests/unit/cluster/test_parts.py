@@ -19,6 +19,14 @@ def test_workers_of_one_machine_cannot_share_a_port(fixed: dict[str, int]) -> No
         cluster_config(settings, gateway, "grpc://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("wide", [WorkerSettings(num_nodes=2), WorkerSettings(join="host")])
+def test_workers_of_a_deployment_have_one_node_each(wide: WorkerSettings) -> None:
+    settings = Settings(worker=wide)
+    gateway = gateway_config(settings, Path("folder"), "token")
+    with pytest.raises(ConfigError, match="for `baton worker`"):
+        cluster_config(settings, gateway, "grpc://127.0.0.1:1")
+
+
 def test_any_free_health_port_is_all_right() -> None:
     settings = Settings(worker=WorkerSettings(health_port=0))
     config = cluster_config(settings, gateway_config(settings, Path("f"), "t"), "grpc://h:1")

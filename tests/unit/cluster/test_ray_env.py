@@ -33,3 +33,12 @@ def test_a_cluster_of_others_keeps_its_ways() -> None:
     env = environment(GIVEN, local=False)
     assert env["RAY_AUTH_TOKEN"] == "given"
     assert "RAY_AUTH_MODE" not in env
+
+
+def test_a_ray_that_others_join_listens_to_them_at_a_port_of_its_own() -> None:
+    alone = environment(GIVEN, local=True, given_token=True)
+    shared = environment(GIVEN, local=True, given_token=True, shared_port=6379)
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in alone
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in shared
+    assert shared["RAY_GCS_SERVER_PORT"] == "6379"
+    assert (shared["RAY_AUTH_MODE"], shared["RAY_AUTH_TOKEN"]) == ("token", "given")

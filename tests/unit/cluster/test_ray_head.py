@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from baton.cluster.ray_env import environment, make_temp_dir
-from baton.cluster.ray_head import PROBES, HeadProbe, check_cluster
+from baton.cluster.ray_head import PROBES, PortProbe, check_cluster
 from baton.core.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def test_sockets_fit_into_the_folder() -> None:
 def test_a_head_is_lost_after_several_failed_probes_and_for_good() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
-    probe = HeadProbe(f"127.0.0.1:{port}")
+    probe = PortProbe(f"127.0.0.1:{port}")
     assert probe.probe()
     server.close()
     assert [probe.probe() for _ in range(PROBES)] == [True] * (PROBES - 1) + [False]
@@ -53,7 +53,7 @@ def test_a_head_is_lost_after_several_failed_probes_and_for_good() -> None:
 def test_one_failed_probe_is_forgiven() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
-    probe = HeadProbe(f"127.0.0.1:{port}")
+    probe = PortProbe(f"127.0.0.1:{port}")
     server.close()
     probe.probe()
     with socket.create_server(("127.0.0.1", port)):

@@ -57,6 +57,8 @@ MEANWHILE = {
 
 
 class EngineMachine(RuleBasedStateMachine):
+    queue_policy = "fcfs"
+
     def __init__(self) -> None:
         super().__init__()
         self.driver = Driver(
@@ -65,6 +67,7 @@ class EngineMachine(RuleBasedStateMachine):
             kv_blocks=NUM_BLOCKS,
             max_batch_tokens=9,
             max_sequences=6,
+            queue_policy=self.queue_policy,
         )
         self.num_keys = 0
         self.index: dict[Key, int] = {}
@@ -272,7 +275,13 @@ def choose(keys: object, pick: int) -> Key:
     return chosen
 
 
-EngineMachine.TestCase.settings = settings(
-    derandomize=True, deadline=None, max_examples=60, stateful_step_count=50
-)
+class ShortestFirstMachine(EngineMachine):
+    queue_policy = "shortest"
+
+
+for machine in (EngineMachine, ShortestFirstMachine):
+    machine.TestCase.settings = settings(
+        derandomize=True, deadline=None, max_examples=60, stateful_step_count=50
+    )
 TestEngine = EngineMachine.TestCase
+TestShortestFirst = ShortestFirstMachine.TestCase

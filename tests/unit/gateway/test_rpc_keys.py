@@ -117,7 +117,7 @@ async def infer_streamed(channel: grpc.aio.Channel, *metadata: tuple[str, str]) 
 
 
 def num_refusals(context: Context, code: str) -> float:
-    return context.metrics.key_refusals.labels(code)._value.get()
+    return context.metrics.key_refusals.labels(code).value
 
 
 @pytest.mark.parametrize("ask", [generate, infer, infer_streamed])

@@ -6,15 +6,16 @@ import re
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.metrics import Counter, Gauge, MetricWrapperBase
+from prometheus_client.metrics import Gauge, MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from baton.telemetry.counter import Counter
 from baton.telemetry.histogram import Histogram
 from baton.telemetry.metrics import Metrics
 
 
-def _all(metrics: Metrics) -> dict[str, MetricWrapperBase | Histogram]:
-    kinds = (MetricWrapperBase, Histogram)
+def _all(metrics: Metrics) -> dict[str, MetricWrapperBase | Histogram | Counter]:
+    kinds = (MetricWrapperBase, Histogram, Counter)
     return {k: v for k, v in vars(metrics).items() if isinstance(v, kinds)}
 
 

@@ -6,8 +6,6 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter
-
 from baton.gateway import errors
 from baton.gateway.recent import RecentTimes
 from baton.telemetry.logging import event
@@ -29,7 +27,6 @@ class ModelMetrics:
         self._requests = metrics.requests
         self._labels = (model, api)
         self.api = api
-        self._by_code: dict[str, Counter] = {}
         self.inflight = metrics.inflight.labels(model)
         self.duration = metrics.request_duration.labels(model, api)
         self.first_token = metrics.time_to_first_token.labels(model)
@@ -43,10 +40,7 @@ class ModelMetrics:
         self.cancelled = metrics.cancelled.labels(model)
 
     def ended(self, code: str) -> None:
-        counter = self._by_code.get(code)
-        if counter is None:
-            counter = self._by_code[code] = self._requests.labels(*self._labels, code)
-        counter.inc()
+        self._requests.labels(*self._labels, code).inc()
 
 
 class CallMetrics:

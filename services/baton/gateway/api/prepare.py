@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from baton.core.errors import ContextLengthError, InvalidRequestError
 from baton.core.request import Request, SamplingParams
@@ -27,8 +28,7 @@ class ServedModel:
     created: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a call asks for, apart from its prompts; None takes OpenAI's default.
 
     `default_max_tokens` holds when `max_tokens` is None; None is the rest of the context.
@@ -42,7 +42,7 @@ class Wanted:
     min_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    logit_bias: Mapping[int, float] = MappingProxyType({})
     min_tokens: int | None = None
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False

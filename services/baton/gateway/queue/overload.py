@@ -14,7 +14,6 @@ in time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -189,7 +188,7 @@ class Overload:
         view = self._view_of(running)
         if view.overlap is None:
             # All of the prompt may be cached.
-            view = replace(view, num_tokens=1)
+            view = view._replace(num_tokens=1)
         ttft_s = forecast.best_ttft_s(view, self._pool) or 0.0
         answers = self._answers.get(view.model)
         if answers is None or answers.num < _LEAST_ANSWERS:

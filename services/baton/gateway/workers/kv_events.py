@@ -1,7 +1,8 @@
 """Keeps the prefix index true to the workers: one stream of KV events from each that is up.
 
-Everything runs on the gateway's event loop. A snapshot comes in chunks of a few thousand blocks,
-each applied in a few milliseconds, with the loop's other work in between.
+Of a gateway's processes one does this for all; the others have a `KvIndexView`. Everything runs on
+its event loop. A snapshot comes in chunks of a few thousand blocks, each applied in a few
+milliseconds, with the loop's other work in between.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import grpc
 
 from baton.core.clock import Clock, monotonic
 from baton.core.settings import RouterSettings
+from baton.gateway.workers.fed_index import OwnIndex, SharedIndex
 from baton.gateway.workers.fleet import Fleet
 from baton.gateway.workers.kv_feed import Heard, KvFeed, hash_scope, indexed_group
 from baton.gateway.workers.prefix_lookup import HashScopes, PrefixLookup
-from baton.router.prefix_index import IndexTier, PrefixIndex
+from baton.router.prefix_index import IndexTier
+from baton.router.shared.memory import SharedFile
 from baton.telemetry import rpc
 from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
@@ -39,7 +42,8 @@ TICKS_PER_EXPORT = 4
 class _Followed:
     """One life of one worker."""
 
-    def __init__(self, worker: common_pb2.WorkerRef, feed: KvFeed) -> None:
+    def __init__(self, row: int, worker: common_pb2.WorkerRef, feed: KvFeed) -> None:
+        self.row = row
         self.worker = worker
         self.feed = feed
         self.backoff_s = FIRST_BACKOFF_S
@@ -56,10 +60,15 @@ class KvIndexReader:
         settings: RouterSettings,
         metrics: Metrics,
         clock: Clock = monotonic,
+        share: SharedFile | None = None,
     ) -> None:
-        self.index = PrefixIndex(settings.predicted_ttl_s)
+        """`share`: where siblings look up, too."""
+        ttl_s = settings.predicted_ttl_s
+        self._index = OwnIndex(ttl_s) if share is None else SharedIndex(share, ttl_s)
+        # What workers say, for counting.
+        self.exact = self._index.exact
         self._scopes = HashScopes()
-        self.lookup = PrefixLookup(self.index, self._scopes, fleet.pool, clock)
+        self.lookup = PrefixLookup(self._index.asked, self._scopes, fleet.pool, clock)
         self._token = token
         self._metrics = metrics
         self._clock = clock
@@ -96,9 +105,10 @@ class KvIndexReader:
             return
         worker = common_pb2.WorkerRef()
         worker.CopyFrom(lease.worker)
-        followed = _Followed(worker, KvFeed(self.index, row, group, worker.epoch))
+        followed = _Followed(row, worker, KvFeed(self._index.fed, row, group, worker.epoch))
         self._followed[row] = followed
         self._scopes.add(row, lease.model, hash_scope(lease))
+        self._index.add_worker(row, worker)
         followed.task = asyncio.create_task(
             self._follow(followed), name=f"kv events {worker.worker_id}"
         )
@@ -111,7 +121,7 @@ class KvIndexReader:
         assert followed.task is not None
         followed.task.cancel()
         self._scopes.remove(row)
-        self.index.drop_worker(row)
+        self._index.remove_worker(row)
         self._metrics.indexed_blocks.remove_by_labels({"worker": followed.worker.worker_id})
 
     async def _follow(self, followed: _Followed) -> None:
@@ -128,6 +138,7 @@ class KvIndexReader:
                 except Exception:
                     log.exception(*event("kv_events_failed", worker=worker_id))
                     followed.feed.doubt()
+                    self._index.set_synced(followed.row, False)
                 finally:
                     call.cancel()
                 await asyncio.sleep(followed.backoff_s)
@@ -139,6 +150,8 @@ class KvIndexReader:
         while (response := await call.read()) is not _EOF:
             heard = followed.feed.take(response)
             events.labels(heard.name.lower()).inc()
+            if heard is not Heard.DELTA:
+                self._index.set_synced(followed.row, followed.feed.is_synced)
             if heard is Heard.GAP:
                 log.warning(*event("kv_event_gap", worker=followed.worker.worker_id))
                 return
@@ -146,16 +159,16 @@ class KvIndexReader:
 
     async def _tick(self) -> None:
         for tick in count():
-            self.index.expire(self._clock())
+            self._index.asked.expire(self._clock())
             if tick % TICKS_PER_EXPORT == 0:
                 self._export()
             await asyncio.sleep(TICK_S)
 
     def _export(self) -> None:
         metrics = self._metrics
-        metrics.index_keys.set(self.index.num_keys)
-        metrics.index_sets.set(self.index.num_sets)
+        metrics.index_keys.set(self.exact.num_keys)
+        metrics.index_sets.set(self.exact.num_sets)
         for row, followed in self._followed.items():
-            for tier, num_blocks in zip(IndexTier, self.index.blocks_of(row), strict=True):
+            for tier, num_blocks in zip(IndexTier, self.exact.blocks_of(row), strict=True):
                 gauge = metrics.indexed_blocks.labels(followed.worker.worker_id, tier.name.lower())
                 gauge.set(num_blocks)

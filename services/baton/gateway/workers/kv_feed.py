@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Protocol
 
-from baton.core.block_hash import index_keys
+from baton.core.block_hash import IndexKeys, index_keys
 from baton.gateway.workers.prompt_hashes import HashScope
-from baton.router.prefix_index import IndexTier, PrefixIndex
+from baton.router.prefix_index import IndexTier
 from baton.v1 import common_pb2, events_pb2
 
 _TIERS = {
@@ -46,10 +47,23 @@ def hash_scope(lease: common_pb2.WorkerLease) -> HashScope:
     return HashScope(lease.digest, lease.capacity.block_size)
 
 
+class FedIndex(Protocol):
+    """An index of this process, or one that it shares with others: as PrefixIndex's."""
+
+    def store(self, row: int, tier: IndexTier, keys: IndexKeys) -> None:
+        """A worker has these blocks on a tier."""
+
+    def remove(self, row: int, tier: IndexTier, keys: IndexKeys) -> None:
+        """A worker no longer has these blocks on a tier."""
+
+    def drop_worker(self, row: int) -> None:
+        """Forget everything about a worker."""
+
+
 class KvFeed:
     """Follows one worker's numbered events from a snapshot on."""
 
-    def __init__(self, index: PrefixIndex, row: int, group: int, epoch: int) -> None:
+    def __init__(self, index: FedIndex, row: int, group: int, epoch: int) -> None:
         self._index = index
         self._row = row
         self._group = group
@@ -104,11 +118,11 @@ class KvFeed:
         if self._last_id is None or delta.event_id != self._last_id + 1:
             self._last_id = None
             return Heard.GAP
-        # A hash is in one of the lists only.
-        for blocks in delta.removed:
-            self._change(blocks, is_stored=False)
+        # A hash is in one list of a tier only. Who looks meanwhile is to find it on some tier.
         for blocks in delta.stored:
             self._change(blocks, is_stored=True)
+        for blocks in delta.removed:
+            self._change(blocks, is_stored=False)
         self._last_id = delta.event_id
         return Heard.DELTA
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
+from baton.core.block_hash import IndexKeys
 from baton.core.clock import Clock
 from baton.gateway.workers.prompt_hashes import HashScope, PromptHashes
 from baton.router.pool import Pool
-from baton.router.prefix_index import Overlap, PrefixIndex
+from baton.router.prefix_index import Overlap
 
 
 class HashScopes:
@@ -44,10 +46,20 @@ class HashScopes:
         return None if found is None else found[1]
 
 
+class AskedIndex(Protocol):
+    """An index of this process, or one that it shares with others: as PrefixIndex's."""
+
+    def match(self, keys: IndexKeys, now: float, num_rows: int | None = None) -> Overlap:
+        """Who holds how much of a prompt."""
+
+    def predict(self, row: int, keys: IndexKeys, now: float) -> None:
+        """A worker was just given a prompt."""
+
+
 class PrefixLookup:
     """Asks the index about requests, and tells it where they went."""
 
-    def __init__(self, index: PrefixIndex, scopes: HashScopes, pool: Pool, clock: Clock) -> None:
+    def __init__(self, index: AskedIndex, scopes: HashScopes, pool: Pool, clock: Clock) -> None:
         self._index = index
         self._scopes = scopes
         self._pool = pool

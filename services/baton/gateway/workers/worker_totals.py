@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import Counter
-
 from baton.gateway.workers.worker_view import TIERS, WorkerView
+from baton.telemetry.counter import Count
 from baton.telemetry.metrics import Metrics
 from baton.v1 import session_pb2
 
@@ -38,7 +37,7 @@ class WorkerTotals:
         """The worker is gone, and its series with it."""
         self._seen.pop(worker, None)
 
-    def _series(self, worker: str, load: session_pb2.Load) -> Iterator[tuple[Counter, int]]:
+    def _series(self, worker: str, load: session_pb2.Load) -> Iterator[tuple[Count, int]]:
         metrics = self._metrics
         yield metrics.fetched_blocks.labels(worker), load.fetched_blocks
         if not load.tiers:
@@ -46,6 +45,7 @@ class WorkerTotals:
         yield metrics.promoted_blocks.labels(worker), load.promotions
         yield metrics.promotion_timeouts.labels(worker), load.promotion_timeouts
         for tier in load.tiers:
-            name = TIERS.get(tier.tier)
-            for event in TIER_EVENTS if name is not None else ():
+            if (name := TIERS.get(tier.tier)) is None:
+                continue
+            for event in TIER_EVENTS:
                 yield metrics.tier_blocks.labels(worker, name, event), getattr(tier, event)

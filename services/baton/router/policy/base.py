@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -14,8 +13,7 @@ from baton.router.prefix_index import Overlap
 Scores = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestView:
+class RequestView(NamedTuple):
     """What a policy may know of a request.
 
     `num_tokens` are to be computed or fetched from a cache (prompt and replayed output). `alone`
