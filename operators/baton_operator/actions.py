@@ -1,7 +1,7 @@
-"""What `reconcile` asks for: instructions to the shell, which performs them in order.
+"""What `reconcile` asks for: instructions to the shell, which performs them at the same time.
 
 Each may fail or happen twice; the next round sees what is there and decides again. One that fails
-does not end the round, the status is written in any case: no action of a round relies on an earlier
+does not end the round, the status is written in any case: no action of a round relies on another
 one of the same round. An action's own `event` is emitted once it has succeeded. What the API server
 refused is told in the next round (`Seen.refused`).
 """

@@ -23,6 +23,8 @@ class Health:
     stopping: bool = False
     oldest_round_s: Callable[[], float] = lambda: 0.0
     """How long the longest round in progress has taken."""
+    unwatched: Callable[[], frozenset[str]] = frozenset
+    """Kinds that the operator's role does not let it watch."""
 
     @property
     def is_alive(self) -> bool:
@@ -67,7 +69,11 @@ async def serving(
 
 
 def _answer(good: bool, health: Health) -> web.Response:
-    body = {"role": "leader" if health.leading else "standby", "stopping": health.stopping}
+    body = {
+        "role": "leader" if health.leading else "standby",
+        "stopping": health.stopping,
+        "unwatched": sorted(health.unwatched()),
+    }
     return web.json_response(body, status=200 if good else 503)
 
 

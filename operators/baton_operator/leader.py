@@ -63,7 +63,12 @@ class Leader:
                 settings.redis_url.get_secret_value(), self._key, CHECK_USERS_S
             )
         observer = Observer(
-            self._cache, client, signals, lambda: self._watching.optional, time.time
+            self._cache,
+            client,
+            signals,
+            lambda: self._watching.optional,
+            lambda: self._watching.unwatched,
+            time.time,
         )
         performer = Performer(
             client, self._cache, signals, self._recorder, metrics, lambda: lease.held
@@ -87,6 +92,7 @@ class Leader:
         )
         metrics.services.set_function(lambda: self._cache.num_services)
         health.oldest_round_s = self._controller.oldest_round_s
+        health.unwatched = lambda: self._watching.unwatched
 
     @property
     def _installation(self) -> Installation:
@@ -130,12 +136,18 @@ class Leader:
             self._health.stopping = True
             self._metrics.leader.set(0)
             await cancelled(stopped, *hands, *others)
+            await self._recorder.close()
             await self._lease.release()
 
     async def _finish_rounds(self, hands: Sequence[asyncio.Task[None]]) -> None:
         self._health.stopping = True
         self._controller.stop()
-        await asyncio.wait(hands, timeout=self._settings.shutdown_timeout_s)
+        try:
+            async with asyncio.timeout(self._settings.shutdown_timeout_s):
+                await asyncio.wait(hands)
+                await self._recorder.flush()
+        except TimeoutError:
+            pass
 
     def _all_known(self) -> None:
         if self._users is not None:

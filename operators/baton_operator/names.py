@@ -47,7 +47,9 @@ ANNOTATION_INPUT_HASH = f"{GROUP}/input-hash"
 operator built it."""
 LABEL_GROUP = "leaderworkerset.sigs.k8s.io/group-index"
 LABEL_GROUP_POD = "leaderworkerset.sigs.k8s.io/worker-index"
-"""On the pods of a LeaderWorkerSet, by its controller; the leader is 0."""
+"""On the pods of a LeaderWorkerSet, by its controller."""
+GROUP_LEADER = {LABEL_GROUP_POD: "0"}
+"""Labels of a group's pod that is the worker."""
 
 GATEWAY_HTTP_PORT = 8000
 GATEWAY_GRPC_PORT = 9000
@@ -108,9 +110,13 @@ def pool_config_key(pool: str) -> str:
     return f"{pool}.yaml"
 
 
-def internal_secret(service: str) -> str:
-    """The Secret with the worker token, the Ray token and the store's address."""
-    return joined(service, "internal")
+def internal_secret(service: str, uid: str) -> str:
+    """The Secret with the worker token, the Ray token and the store's address.
+
+    The operator reads no Secret, so it could not tell one of a user's from its own: the service's
+    uid keeps their names apart.
+    """
+    return joined(service, "internal", hashlib.sha256(uid.encode()).hexdigest()[:8])
 
 
 def model_claim(service: str) -> str:

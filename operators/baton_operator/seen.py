@@ -7,9 +7,11 @@ service's status or in an annotation of the object that it is about.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
+from math import isfinite
 from typing import Any
 
 from baton_operator import names
@@ -66,8 +68,9 @@ class PodSeen:
     restarts: int = 0
     image: str = ""
     group_index: int | None = None
-    """Of the leader of a LeaderWorkerSet's group: the group's number. Its other pods are left
-    out of `Seen.pods`."""
+    """Of a LeaderWorkerSet's pods: the number of their group."""
+    group_pod: int = 0
+    """In it: the leader, who is the worker, is 0."""
     job: str = ""
     """The Job that a fetch pod belongs to."""
     result: str = ""
@@ -145,16 +148,19 @@ class Seen:
     """Children by (kind, name), WorkerPools among them; never Secrets, which are not read. What
     has the wanted name but is not the service's (another owner) belongs here too."""
     pods: tuple[PodSeen, ...] = ()
-    """Of the service, by its labels; of a LeaderWorkerSet's groups only the leaders."""
+    """Of the service, by its labels."""
     events: tuple[EventSeen, ...] = ()
     refused: tuple[Refused, ...] = ()
-    """In the last round; tried again in this one. Nothing after a restart."""
+    """When they were last tried, and wanted still; each is tried again after a wait of its own.
+    Nothing after a restart or a change of the spec."""
     signals: Signals | None = None
     """None: no gateway answered."""
     progress: Mapping[str, Progress] = field(default_factory=dict)
     """By pod name, of those that were asked and answered."""
     kinds: frozenset[str] = frozenset()
     """Optional kinds that the cluster serves: LeaderWorkerSet, PodMonitor, HTTPRoute, ..."""
+    unwatched: frozenset[str] = frozenset()
+    """Kinds that the operator may not watch: of these `objects` and `pods` say nothing."""
     pod_security: str = "privileged"
     """Level that the namespace enforces: privileged, baseline or restricted."""
     rewrite_secrets: bool = False
@@ -172,7 +178,8 @@ class Seen:
 
     @property
     def workers(self) -> tuple[PodSeen, ...]:
-        return tuple(pod for pod in self.pods if pod.component == "worker")
+        """Pods that are a worker; one of several pods is its leader."""
+        return tuple(pod for pod in self.pods if pod.component == "worker" and pod.group_pod == 0)
 
 
 def owned_by(manifest: Manifest, uid: str) -> bool:
@@ -181,13 +188,10 @@ def owned_by(manifest: Manifest, uid: str) -> bool:
     return any(owner.get("uid") == uid for owner in owners)
 
 
-def observed_pod(manifest: Manifest) -> PodSeen | None:
-    """A pod's manifest as `Seen` wants it; None for a group's pod that is not its leader."""
+def observed_pod(manifest: Manifest) -> PodSeen:
+    """A pod's manifest as `Seen` wants it."""
     meta, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
     labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
-    if labels.get(names.LABEL_GROUP_POD, "0") != "0":
-        return None
-    group = labels.get(names.LABEL_GROUP)
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     containers = status.get("containerStatuses") or ()
     reason, message = _hindrance(status, conditions)
@@ -203,13 +207,14 @@ def observed_pod(manifest: Manifest) -> PodSeen | None:
         deleting="deletionTimestamp" in meta,
         node=spec.get("nodeName"),
         ip=status.get("podIP"),
-        deletion_cost=_whole(notes.get(names.ANNOTATION_DELETION_COST), 0),
+        deletion_cost=_whole(notes.get(names.ANNOTATION_DELETION_COST)) or 0,
         drain_since=_number(notes.get(names.ANNOTATION_DRAIN_SINCE)),
         reason=reason,
         message=message,
         restarts=sum(each.get("restartCount", 0) for each in containers),
         image=next((each.get("image", "") for each in spec.get("containers") or ()), ""),
-        group_index=None if group is None else _whole(group, 0),
+        group_index=_index(labels.get(names.LABEL_GROUP)),
+        group_pod=_index(labels.get(names.LABEL_GROUP_POD)) or 0,
         job=labels.get("batch.kubernetes.io/job-name", ""),
         result=next(
             (
@@ -240,6 +245,9 @@ def _hindrance(status: Manifest, conditions: Mapping[str, Mapping[str, str]]) ->
                 said = _last_words(last.get("message") or "")
                 return waiting["reason"], said or waiting.get("message", "")
             ended = state.get("terminated") or {}
+            if not ended and key == "containerStatuses" and not each.get("ready"):
+                # It runs again; why it had to be started anew is news until it is ready.
+                ended = (each.get("lastState") or {}).get("terminated") or {}
             if ended.get("exitCode"):
                 return ended.get("reason") or "Error", _last_words(ended.get("message") or "")
     # Evicted, UnexpectedAdmissionError, NodeLost, ...: the whole pod's.
@@ -255,13 +263,23 @@ def _last_words(log: str) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    """Of an annotation, which anybody may have written."""
+    """Of an annotation, which anybody may have written: a finite number or nothing."""
     try:
-        return None if text is None else float(text)
+        number = float(text or "")
     except ValueError:
         return None
+    return number if isfinite(number) else None
 
 
-def _whole(text: str | None, default: int) -> int:
-    number = _number(text)
-    return default if number is None else int(number)
+# As wide as the 32 bits that Kubernetes takes where it reads these itself.
+_WHOLE = re.compile(r"-?[0-9]{1,10}")
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and _WHOLE.fullmatch(text) else None
+
+
+def _index(text: str | None) -> int | None:
+    """Of a label that counts from 0."""
+    number = _whole(text)
+    return None if number is None or number < 0 else number

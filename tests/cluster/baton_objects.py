@@ -20,8 +20,8 @@ Manifest = dict[str, Any]
 def install_crds(cluster: Cluster) -> None:
     """Apply the committed CRDs and wait until they are served; does no harm twice."""
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
-    crds = [f"crd/{plural}.{names.GROUP}" for plural in (names.SERVICE_PLURAL, names.POOL_PLURAL)]
-    cluster.kubectl("wait", "--for=condition=Established", *crds, "--timeout=30s")
+    plurals = (names.SERVICE_PLURAL, names.POOL_PLURAL)
+    cluster.wait_for_crds(*(f"{plural}.{names.GROUP}" for plural in plurals))
 
 
 class Objects:

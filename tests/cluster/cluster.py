@@ -86,6 +86,19 @@ class Cluster:
             options.append("--force-conflicts")
         self.kubectl("apply", *options, "-f", "-", stdin=documents)
 
+    def wait_for_crds(self, *names: str) -> None:
+        """Until their kinds are served. `kubectl wait` fails where nothing is said of it yet."""
+
+        def served(name: str) -> bool:
+            status = (self.get("crd", name) or {}).get("status") or {}
+            return any(
+                (each["type"], each["status"]) == ("Established", "True")
+                for each in status.get("conditions") or ()
+            )
+
+        for name in names:
+            eventually(lambda name=name: served(name))
+
     @contextlib.contextmanager
     def namespace(self, labels: Mapping[str, str] | None = None) -> Iterator[str]:
         """A fresh one's name; it is deleted afterwards, without waiting for its end."""

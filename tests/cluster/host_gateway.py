@@ -20,6 +20,8 @@ class HostGateway:
         self.slo: dict[str, dict[str, Any]] = {}
         self.traffic: dict[str, dict[str, float]] = {}
         self.asked: list[tuple[str, str, Any]] = []
+        self.progress: dict[str, dict[str, Any]] = {}
+        """What pods say of their downloads, by name."""
         self.real: dict[str, tuple[str, str]] = {}
         """Services for which a real gateway answers: its URL and its token."""
         self._lock = threading.Lock()
@@ -57,7 +59,8 @@ class HostGateway:
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         uid, _, rest = path.strip("/").partition("/")
         if uid == "pods":
-            return 404, {}
+            told = self.progress.get(rest.removesuffix("/progress"))
+            return (404, {}) if told is None else (200, told)
         if uid in self.real:
             return _forwarded(*self.real[uid], method, rest, body)
         with self._lock:

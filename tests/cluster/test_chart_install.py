@@ -13,13 +13,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cluster.baton_objects import install_crds
 from cluster.cluster import Cluster, CommandFailed, eventually
+from cluster.outside_crds import outside_crds
 
 CHART = Path(__file__).resolve().parents[2] / "deploy/helm/baton"
 CRDS = ("modelservices.baton.dev", "workerpools.baton.dev")
@@ -105,7 +108,7 @@ def test_upgrade_keeps_key_and_password_and_rollback_brings_settings_back(
     # The hook took its Job and its rights away again.
     for kind, name in (
         *(("job", "baton-crds"), ("configmap", "baton-crds"), ("serviceaccount", "baton-crds")),
-        *(("clusterrole", f"{restricted}-baton-crds"),),
+        *(("clusterrole", f"{restricted}:baton-crds"),),
     ):
         assert cluster.get(kind, name, restricted) is None
 
@@ -153,7 +156,7 @@ def test_uninstall_keeps_crds_services_and_key_and_a_second_install_goes_on_with
 
     cluster.helm("uninstall", "baton", "-n", restricted, "--wait", major=major)
     assert cluster.get("deployment", OPERATOR, restricted) is None
-    assert cluster.get("clusterrole", f"{restricted}-{OPERATOR}") is None
+    assert cluster.get("clusterrole", f"{restricted}:{OPERATOR}") is None
     for name in CRDS:
         assert cluster.get("crd", name)
     assert cluster.get("modelservice", "mine", restricted)
@@ -161,6 +164,93 @@ def test_uninstall_keeps_crds_services_and_key_and_a_second_install_goes_on_with
 
     _install(cluster, restricted, major)
     assert _secret(cluster, restricted, f"{OPERATOR}-key", "key") == key
+
+
+@majors
+def test_second_release_that_would_serve_the_same_is_refused_and_the_first_goes_on(
+    cluster: Cluster, restricted: str, major: int
+) -> None:
+    chart = str(CHART)
+    with cluster.namespace() as elsewhere:
+        _install(cluster, restricted, major)
+        for second in (("baton", "-n", elsewhere), ("other", "-n", restricted)):
+            with pytest.raises(CommandFailed, match=f'"baton" in namespace "{restricted}"'):
+                cluster.helm("install", second[0], chart, *second[1:], major=major)
+        assert cluster.get_all("deployment", elsewhere) == []
+        # Neither an upgrade nor what is rendered without the cluster.
+        _upgrade(cluster, restricted, major, "operator.logLevel=debug")
+        assert cluster.helm("template", "baton", chart, "-n", elsewhere, major=major)
+
+
+def test_release_for_one_namespace_is_refused_where_another_serves_it(
+    cluster: Cluster, restricted: str
+) -> None:
+    own = ("--set", "operator.namespaced=true")
+    with cluster.namespace() as elsewhere:
+        _install(cluster, restricted, 4, "operator.namespaced=true")
+        # Its own upgrade is not.
+        _upgrade(cluster, restricted, 4, "operator.namespaced=true")
+        with pytest.raises(CommandFailed, match=f"serves namespace {restricted} already"):
+            cluster.helm("install", "other", str(CHART), "-n", restricted, *own)
+        with pytest.raises(CommandFailed, match=f"serves namespace {restricted} already"):
+            cluster.helm("install", "other", str(CHART), "-n", elsewhere)
+        # Beside each other they may be.
+        cluster.helm("install", "other", str(CHART), "-n", elsewhere, *own)
+        cluster.helm("uninstall", "other", "-n", elsewhere)
+
+
+@majors
+def test_persistence_is_switched_by_upgrades_and_the_claim_outlives_the_release(
+    cluster: Cluster, restricted: str, major: int
+) -> None:
+    claim, of_class = "baton-redis-data", "redis.persistence.storageClassName"
+    persistent = ("redis.persistence.enabled=true", f"{of_class}={restricted}")
+    with _volume(cluster, restricted):
+        _install(cluster, restricted, major)
+        _upgrade(cluster, restricted, major, *persistent)
+        assert _data_volume(cluster, restricted)["persistentVolumeClaim"] == {"claimName": claim}
+        # It stays with its class, and says so before anything is changed.
+        _upgrade(cluster, restricted, major, persistent[0])
+        with pytest.raises(CommandFailed, match=f'{claim} has the class "{restricted}"'):
+            _upgrade(cluster, restricted, major, persistent[0], f"{of_class}=x")
+        _upgrade(cluster, restricted, major, "redis.persistence.enabled=false")
+        assert "emptyDir" in _data_volume(cluster, restricted)
+        assert cluster.get("pvc", claim, restricted)
+        _upgrade(cluster, restricted, major, *persistent)
+        cluster.helm("uninstall", "baton", "-n", restricted, "--wait", major=major)
+        assert cluster.get("pvc", claim, restricted)
+        _install(cluster, restricted, major, *persistent)
+
+
+def _data_volume(cluster: Cluster, namespace: str) -> dict[str, Any]:
+    redis = cluster.get("statefulset", "baton-redis", namespace)
+    assert redis
+    volumes = redis["spec"]["template"]["spec"]["volumes"]
+    (data,) = (volume for volume in volumes if volume["name"] == "data")
+    return dict(data)
+
+
+@contextmanager
+def _volume(cluster: Cluster, name: str) -> Iterator[None]:
+    """A volume for the one claim of the class `name`."""
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "capacity": {"storage": "1Gi"},
+                "hostPath": {"path": "/nowhere"},
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": name,
+            },
+        }
+    )
+    try:
+        yield
+    finally:
+        cluster.kubectl("delete", "pv", name, "--wait=false")
 
 
 @majors
@@ -192,11 +282,11 @@ def test_api_server_takes_every_object_of_every_set_of_values(
     install_crds(cluster)
     rendered = cluster.helm("template", "baton", str(CHART), "-n", restricted, "-f", str(values))
     objects = [each for each in yaml.safe_load_all(rendered) if each]
-    # Of an operator that is not in this cluster.
-    known = [each for each in objects if each["kind"] != "ServiceMonitor"]
     strict = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", restricted)
-    said = cluster.kubectl(*strict, "-f", "-", stdin=yaml.safe_dump_all(known))
-    assert len(said.splitlines()) == len(known)
+    monitored = any(each["kind"] == "ServiceMonitor" for each in objects)
+    with outside_crds(cluster, *(["prometheus-operator"] if monitored else [])):
+        said = cluster.kubectl(*strict, "-f", "-", stdin=yaml.safe_dump_all(objects))
+    assert len(said.splitlines()) == len(objects)
 
 
 def test_hook_may_apply_the_crds_and_nothing_else(cluster: Cluster, restricted: str) -> None:

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes import client
 
 from cluster.cluster import Cluster, CommandFailed, eventually
+from cluster.leader_worker_sets import leader_worker_sets
 
 
 def _deployment(name: str, replicas: int, **annotations: str) -> dict[str, Any]:
@@ -162,6 +164,31 @@ def test_scale_subresource_changes_the_replicas(
     cluster.kubectl("scale", "widget/one", "--replicas=3", "-n", namespace)
     found = cluster.get("widget", "one", namespace)
     assert found is not None and found["spec"]["replicas"] == 3
+
+
+def test_groups_of_pods_are_made_by_their_own_controller(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    template = _deployment("groups", 1)["spec"]["template"]
+    groups = {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": {"name": "groups"},
+        "spec": {"replicas": 2, "leaderWorkerTemplate": {"size": 2, "workerTemplate": template}},
+    }
+
+    def ready() -> int:
+        found = cluster.get("leaderworkerset", "groups", namespace) or {}
+        count: int = found.get("status", {}).get("readyReplicas", 0)
+        return count
+
+    with leader_worker_sets(cluster, tmp_path), cluster.kwok_nodes(1):
+        cluster.apply(groups, namespace=namespace)
+        eventually(lambda: ready() == 2)
+        index = "leaderworkerset.sigs.k8s.io/worker-index"
+        others = cluster.get_all("pods", namespace, f"{index}=1")
+        assert {each["metadata"]["name"] for each in others} == {"groups-0-1", "groups-1-1"}
+    assert cluster.get("crd", "leaderworkersets.leaderworkerset.x-k8s.io") is None
 
 
 def test_rights_are_those_of_the_caller(cluster: Cluster, namespace: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from kubernetes import client
@@ -126,7 +125,9 @@ def test_a_secret_that_was_deleted_is_written_again(cluster: Cluster, namespace:
     pools = [PAIR[0], {**PAIR[1], "podTemplate": HELD}]
     cluster.apply(service(pools=pools), namespace=namespace)
     [pod] = eventually(lambda: pods(cluster, namespace, "decode"), within_s=60)
-    secret = names.internal_secret("chat")
+    found = cluster.get("modelservice", "chat", namespace)
+    assert found is not None
+    secret = names.internal_secret("chat", found["metadata"]["uid"])
     before = cluster.get("secret", secret, namespace)
     assert before is not None and "token" in before["data"]
     cluster.kubectl("delete", "secret", secret, "-n", namespace)
@@ -152,14 +153,6 @@ def test_a_model_of_a_hub_is_looked_up_before_workers_are_made(
     wait_for(cluster, namespace, "Ready", "True")
     jobs = cluster.get_all("jobs", namespace, f"{names.LABEL_SERVICE}=chat")
     assert len(jobs) <= 1
-
-
-def test_a_pool_over_several_nodes_is_stalled(cluster: Cluster, namespace: str) -> None:
-    wide = {"parallelism": {"tensor": 2, "nodes": 2}}
-    cluster.apply(service(pools=[PAIR[0], {**PAIR[1], **wide}]), namespace=namespace)
-    found = reason(cluster, namespace, "Stalled", "True", "LeaderWorkerSetMissing")
-    assert "decode" in found["message"]
-    assert "set parallelism.nodes to 1" in found["message"]
 
 
 def test_a_transport_that_the_namespace_forbids_is_refused(cluster: Cluster) -> None:
@@ -250,38 +243,6 @@ def test_an_image_that_cannot_be_pulled_is_named(cluster: Cluster, namespace: st
     set_waiting(cluster, namespace, name, "ImagePullBackOff", "no such image")
     reason(cluster, namespace, "Degraded", "True", "ImagePullFailed")
     reason(cluster, namespace, "DecodeReady", "False", "ImagePullFailed")
-
-
-def test_an_autoscaler_moves_a_pool_and_the_operator_leaves_it_there(
-    cluster: Cluster, namespace: str
-) -> None:
-    cluster.apply(service(), namespace=namespace)
-    wait_for(cluster, namespace, "Ready", "True")
-    target = {
-        "apiVersion": names.API_VERSION,
-        "kind": names.POOL_KIND,
-        "name": names.worker_pool("chat", "decode"),
-    }
-    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
-    autoscaler: dict[str, Any] = {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": "decode"},
-        "spec": {
-            "scaleTargetRef": target,
-            "minReplicas": 4,
-            "maxReplicas": 8,
-            "metrics": [{"type": "Resource", "resource": cpu}],
-        },
-    }
-    cluster.apply(autoscaler, namespace=namespace)
-    # The controller manager looks for new CRDs every 30 s.
-    eventually(lambda: len(pods(cluster, namespace, "decode")) == 4, within_s=120, every_s=0.5)
-    # A change of another field writes the pool without its count.
-    cluster.apply(service(image="example/one:2"), namespace=namespace)
-    reason(cluster, namespace, "Progressing", "False", "Complete", within_s=120)
-    pool = cluster.get("workerpool", target["name"], namespace)
-    assert pool is not None and pool["spec"]["replicas"] == 4
 
 
 def test_each_right_of_the_chart_is_used(

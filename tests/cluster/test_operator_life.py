@@ -163,9 +163,11 @@ def test_missing_rights_are_waited_for(
 ) -> None:
     cluster.kubectl("delete", "rolebinding", ACCOUNT, "-n", namespace)
     cluster.apply(service(), namespace=namespace)
-    operator.start("a")
-    eventually(lambda: ("list", "modelservices") in operator.forbidden(), within_s=60, every_s=0.5)
+    operator.start("a", lease_deadline_s=20, lease_duration_s=25)
+    log = cluster.processes.log(operator.process("a"))
+    eventually(lambda: "modelservices may not be listed" in log.read_text(), within_s=60)
     assert operator.leads("a")
+    assert "ModelService" in (operator.probe("readyz", "a") or {})["unwatched"]
     operator.grant()
     wait_for(cluster, namespace, "Ready", "True")
 
@@ -181,12 +183,12 @@ def test_a_service_lives_in_the_bundled_redis_as_a_user_of_its_own(
         operator.start("a", redis_url=url)
         cluster.apply(service(store={}), namespace=namespace)
         wait_for(cluster, namespace, "Ready", "True")
-        secret = cluster.get("secret", names.internal_secret("chat"), namespace)
-        assert secret is not None
-        given = base64.b64decode(secret["data"]["redis-url"]).decode()
         found = cluster.get("modelservice", "chat", namespace)
         assert found is not None
         uid = found["metadata"]["uid"]
+        secret = cluster.get("secret", names.internal_secret("chat", uid), namespace)
+        assert secret is not None
+        given = base64.b64decode(secret["data"]["redis-url"]).decode()
         with Redis.from_url(given, decode_responses=True) as own:
             eventually(lambda: _answers(own))
             own.set(f"baton:{uid}:k:x", "1")

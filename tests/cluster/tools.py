@@ -37,3 +37,10 @@ class Tools:
             f"{name} is not in {self.built}: run `make cluster-tools` (ten minutes on two cores"
             f" the first time), or name a folder that has it in {ASSETS}"
         )
+
+    def crds(self, whose: str) -> Path:
+        """The folder with the CRDs of a project, one in each file. Raises MissingTools."""
+        folder = self.built / "crds" / whose
+        if folder.is_dir():
+            return folder
+        raise MissingTools(f"{folder} is not there: run `make cluster-tools`")

@@ -27,7 +27,10 @@ class KubeApi:
         self.calls: list[tuple[str, str]] = []
         self.refuse: Callable[[str, str], tuple[int, str] | None] = lambda method, path: None
         self.owned: set[str] = set()
-        self._version = 0
+        self.ending = False
+        """The namespace is being deleted: nothing new is taken."""
+        # As with etcd, no object has version 1.
+        self._version = 1
         self._uids = 0
 
     def store(self, path: str, manifest: Manifest) -> Manifest:
@@ -51,6 +54,8 @@ class KubeApi:
         is_status = path.endswith("/status")
         path = path.removesuffix("/status")
         found = self.objects.get(path)
+        if method == "POST" and self.ending:
+            return _status(403, "Forbidden", "is being terminated", "NamespaceTerminating")
         if method == "POST":
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
@@ -73,6 +78,9 @@ class KubeApi:
                 return _status(409, "Conflict", "the object has been modified")
             return web.json_response(self.store(path, body))
         if method == "PATCH":
+            version = body.get("metadata", {}).pop("resourceVersion", None)
+            if found and version not in (None, found["metadata"]["resourceVersion"]):
+                return _status(409, "Conflict", "the object has been modified")
             if path in self.owned and request.query.get("force") == "false":
                 return _status(409, "Conflict", "conflict with kubectl-edit: .spec.x")
             uid = body.get("metadata", {}).get("uid")
@@ -104,8 +112,11 @@ def _merged(old: Any, patch: Any) -> Any:
     return result
 
 
-def _status(code: int, reason: str, message: str = "") -> web.Response:
-    body = {"kind": "Status", "code": code, "reason": reason, "message": message or reason}
+def _status(code: int, reason: str, message: str = "", cause: str = "") -> web.Response:
+    body: Manifest = {"kind": "Status", "code": code, "reason": reason}
+    body["message"] = message or reason
+    if cause:
+        body["details"] = {"causes": [{"reason": cause}]}
     return web.json_response(body, status=code)
 
 

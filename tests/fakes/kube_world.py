@@ -29,8 +29,16 @@ from baton_operator.actions import (
 from baton_operator.decide.reconcile import reconcile
 from baton_operator.decide.rollout.workloads import fleet_of
 from baton_operator.resources.context import Installation
-from baton_operator.seen import Seen, ServiceSeen, Signals, WorkerSignal, observed_pod
+from baton_operator.seen import (
+    LEADER_WORKER_SET,
+    Seen,
+    ServiceSeen,
+    Signals,
+    WorkerSignal,
+    observed_pod,
+)
 from baton_operator.types.model_service import ModelServiceSpec
+from fakes.kube_groups import is_other, lacks_others, reconcile_groups
 from fakes.kube_store import KubeStore, Manifest, RefusedError
 
 NAME, NAMESPACE, UID = "demo", "team", "0b52"
@@ -66,7 +74,6 @@ class KubeWorld:
     # What the operator does.
 
     def seen(self) -> Seen:
-        pods = [observed_pod(each) for each in self.store.of_kind("Pod")]
         return Seen(
             service=ServiceSeen(
                 NAME,
@@ -79,7 +86,7 @@ class KubeWorld:
             ),
             now_s=self.now_s,
             objects=deepcopy({k: v for k, v in self.store.objects.items() if k[0] != "Pod"}),
-            pods=tuple(pod for pod in pods if pod is not None),
+            pods=tuple(observed_pod(each) for each in self.store.of_kind("Pod")),
             signals=self.signals() if self.gateways_answer else None,
             kinds=self.kinds,
             pod_security=self.pod_security,
@@ -170,9 +177,11 @@ class KubeWorld:
     # What controllers do.
 
     def controllers(self) -> None:
-        """A pass of the Deployment, ReplicaSet and Job controllers and the garbage collector."""
+        """A pass of the Deployment, ReplicaSet, LeaderWorkerSet and Job controllers and of the
+        garbage collector."""
         deployments, jobs = self.store.of_kind("Deployment"), self.store.of_kind("Job")
-        owners = {each["metadata"]["uid"] for each in (*deployments, *jobs)}
+        sets = self.store.of_kind(LEADER_WORKER_SET)
+        owners = {each["metadata"]["uid"] for each in (*deployments, *sets, *jobs)}
         for pod in self.pods():
             if pod["owner"] not in owners:
                 self.kill(pod)
@@ -180,6 +189,9 @@ class KubeWorld:
             self._scale_pods(deployment)
             ready = sum(map(is_ready, self._pods_of(deployment)))
             deployment["status"] = {"availableReplicas": ready}
+        for each in sets:
+            serving = {pod["metadata"]["name"] for pod in self.pods() if self._is_unchosen(pod)}
+            self.killed_serving += serving & {*reconcile_groups(self, each)}
         for job in jobs:
             if not self._pods_of(job):
                 pod = self._make_pod(job)
@@ -191,15 +203,22 @@ class KubeWorld:
             if self.quota is None or len(self.pods()) < self.quota:
                 self._make_pod(deployment)
         for pod in sorted(mine, key=_replica_set_rank)[: max(0, len(mine) - wanted)]:
-            chosen = names.ANNOTATION_DRAIN_SINCE in pod["metadata"].get("annotations", {})
-            if is_ready(pod) and not chosen:
+            if self._is_unchosen(pod):
                 self.killed_serving.append(pod["metadata"]["name"])
             self.kill(pod)
 
+    def _is_unchosen(self, pod: Manifest) -> bool:
+        """Whether it serves, and nobody said that it is to go."""
+        chosen = names.ANNOTATION_DRAIN_SINCE in pod["metadata"].get("annotations", {})
+        return is_ready(pod) and not chosen
+
     def _make_pod(self, owner: Manifest) -> Manifest:
-        template = deepcopy(owner["spec"]["template"])
         self.num_pods += 1
         name = f"{owner['metadata']['name']}-{self.num_pods}"
+        return self.make_pod(owner, deepcopy(owner["spec"]["template"]), name)
+
+    def make_pod(self, owner: Manifest, template: Manifest, name: str) -> Manifest:
+        """A pod that waits for a node."""
         return self.store.create(
             {
                 "kind": "Pod",
@@ -246,7 +265,7 @@ class KubeWorld:
             waiting = {"reason": "CrashLoopBackOff", "message": "back-off"}
             status["containerStatuses"] = [{"restartCount": 1, "state": {"waiting": waiting}}]
             status["conditions"] = []
-        else:
+        elif not lacks_others(self, pod):
             status["containerStatuses"] = []
             self._set_ready(pod, pod["metadata"]["name"] not in self.drains)
 
@@ -254,7 +273,7 @@ class KubeWorld:
         """Its container restarts: it has to become ready again, and forgets that it drains."""
         if pod["status"]["phase"] == "Running":
             self._set_ready(pod, False)
-            pod["status"]["conditions"] = []
+            pod["status"] |= {"conditions": [], "containerStatuses": [{"restartCount": 1}]}
             self._forget(pod)
 
     def finish(self, pod: Manifest) -> None:
@@ -276,7 +295,7 @@ class KubeWorld:
         return {
             pod["metadata"]["name"]
             for pod in self.pods("worker")
-            if is_ready(pod) or pod["metadata"]["name"] in self.drains
+            if not is_other(pod) and (is_ready(pod) or pod["metadata"]["name"] in self.drains)
         }
 
     def settle(self, rounds: int = 400) -> None:

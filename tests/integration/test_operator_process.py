@@ -104,7 +104,7 @@ async def probe(operator: Operator, path: str) -> httpx.Response:
 async def test_without_crds_it_waits_alive_and_ends_as_it_is_told(tmp_path: Path) -> None:
     api = KubeApi()
     async with served(api) as configuration, started(tmp_path, configuration.host) as operator:
-        waiting = await operator.told("waiting_for_crds")
+        waiting = await operator.told("waiting_to_watch")
         assert "modelservices" in str(waiting["reason"])
         for path in ("healthz", "readyz"):
             answer = await probe(operator, path)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from baton_operator.actions import Action, PatchStatus, Requeue
 from baton_operator.decide.report.conditions import Verdict, joined, transitions
 from baton_operator.decide.report.status import report
+from baton_operator.decide.rights import blinded
 from baton_operator.decide.rollout.goals import PoolState, goals
 from baton_operator.decide.rollout.pool_sizes import set_counts
 from baton_operator.decide.rollout.surge import within_limits
@@ -21,6 +22,7 @@ from baton_operator.decide.rollout.traffic import set_traffic
 from baton_operator.decide.rollout.victims import Clearing, resize
 from baton_operator.decide.situation import Situation, assess
 from baton_operator.decide.text import unix_s
+from baton_operator.decide.troubles import Trouble
 from baton_operator.decide.wanted import Sizes, apply_children, delete_children
 from baton_operator.names import SERVICE_KIND
 from baton_operator.resources.context import Installation
@@ -34,10 +36,13 @@ DEFAULT_DRAIN_S = float(PoolSpec.model_fields["drain_seconds"].default)
 
 
 def reconcile(seen: Seen, installation: Installation) -> list[Action]:
-    """The actions of a round, in order."""
+    """The actions of a round; what is told of them, in order."""
     if seen.service.deleting:
         # Owner references take everything along.
         return []
+    service, blind = seen.service, blinded(seen)
+    if blind is not None:
+        return refusal(service.name, service.generation, service.status, blind, seen.now_s)
     situation = assess(seen, installation)
     sizes = _sizes(situation)
     return [
@@ -52,12 +57,12 @@ def reconcile(seen: Seen, installation: Installation) -> list[Action]:
 
 
 def refusal(
-    name: str, generation: int, status: Manifest, problem: str, now_s: float
+    name: str, generation: int, status: Manifest, problem: Trouble, now_s: float
 ) -> list[Action]:
-    """Of a service whose spec cannot be read; all that it has stays as it is."""
+    """Of a service that nothing can be decided of; all that it has stays as it is."""
     found = [
-        Verdict("Ready", "Unknown", "SpecInvalid", problem),
-        Verdict("Stalled", "True", "SpecInvalid", problem),
+        Verdict("Ready", "Unknown", problem.reason, problem.message),
+        Verdict("Stalled", "True", problem.reason, problem.message),
     ]
     before = status.get("conditions") or ()
     kept = [each for each in before if each["type"] not in ("Ready", "Stalled")]

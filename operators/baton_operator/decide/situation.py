@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from baton.core.errors import ConfigError
 from baton_operator import kinds
 from baton_operator.decide.model_lookup import ModelState, model_state
+from baton_operator.decide.rights import left_alone
 from baton_operator.decide.rollout.goals import Rollout
 from baton_operator.decide.rollout.pool_sizes import pool_states
 from baton_operator.decide.rollout.progress import advanced, is_failed, stable_revision
@@ -27,6 +28,9 @@ class Situation:
 
     seen: Seen
     image: str | None
+    default_image: str | None
+    """What an unset image means here: the operator's when that was first so, kept since, so that
+    another version of the operator changes no running pod."""
     context: Context | None
     """None: manifests cannot be built; then what is there stays as it is."""
     shared: tuple[Manifest, ...]
@@ -55,17 +59,22 @@ class Situation:
 def assess(seen: Seen, installation: Installation) -> Situation:
     """Reads everything off; decides nothing but which revision is the target."""
     spec = seen.service.spec
-    # Recorded, so that another version of the operator changes no running pod.
-    image = spec.image or seen.service.status.get("image") or installation.image
+    default_image = seen.service.status.get("defaultImage")
+    if spec.image is None and default_image is None:
+        default_image = installation.image
+    image = spec.image or default_image
     blocking = blocking_troubles(seen, image, installation.redis_address is not None)
     context = Context(seen.service, installation, image) if image else None
     model, shared, job = ModelState(reason="Unknown"), [], None
+    unseen = None
     if context is not None:
         job = fetch_job(context) if spec.model.needs_fetch else None
         model = model_state(seen, None if job is None else job["metadata"]["name"])
         context = replace(context, commit=model.commit)
         try:
-            shared = [each for each in children(context) if _is_served(each["kind"], seen)]
+            wanted = children(context)
+            shared = [each for each in wanted if _is_served(each["kind"], seen)]
+            unseen = left_alone(seen, (each["kind"] for each in wanted))
             for pool in spec.pools:
                 worker_template(context, pool, "none")
         except ConfigError as error:
@@ -80,12 +89,13 @@ def assess(seen: Seen, installation: Installation) -> Situation:
     return Situation(
         seen=seen,
         image=image,
+        default_image=default_image,
         context=context,
         shared=tuple(shared),
         job=job,
         model=model,
         blocking=tuple(blocking),
-        passing=tuple(passing_troubles(seen)),
+        passing=(*([unseen] if unseen else []), *passing_troubles(seen)),
         fleet=fleet,
         rollout=rollout,
         revision=after,
@@ -112,4 +122,5 @@ def _rollout(
 
 
 def _is_served(kind: str, seen: Seen) -> bool:
-    return not kinds.by_name(kind).optional or kind in seen.kinds
+    is_there = not kinds.by_name(kind).optional or kind in seen.kinds
+    return is_there and kind not in seen.unwatched

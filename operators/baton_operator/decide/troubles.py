@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from baton_operator.seen import LEADER_WORKER_SET, Manifest, PodSeen, Seen
+from baton_operator.types.pools import PoolSpec
 
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -35,8 +36,8 @@ def blocking_troubles(seen: Seen, image: str | None, has_store: bool) -> list[Tr
         for trouble in (
             _no_image(image),
             _no_store(seen, has_store),
+            _unsupported_ranks(seen),
             _no_leader_worker_set(seen),
-            _several_nodes(seen),
             _forbidden(seen),
         )
         if trouble is not None
@@ -52,7 +53,6 @@ def passing_troubles(seen: Seen) -> list[Trouble]:
         *_of_events(seen),
         *_of_pods(seen),
         *_of_workloads(seen),
-        *_unused_ranks(seen),
     ):
         found.setdefault(trouble.reason, trouble)
     return list(found.values())
@@ -65,13 +65,21 @@ def of_pod(pod: PodSeen) -> Trouble | None:
         return Trouble("ImagePullFailed", about)
     if pod.reason in NO_CONFIG:
         return Trouble(_missing(pod.message), about)
-    if pod.reason == "CrashLoopBackOff":
+    if pod.drain_since is not None:
+        # Not ready on purpose.
+        return None
+    if pod.reason == "CrashLoopBackOff" or _crashes(pod):
         return Trouble("CrashLoop", f"{about} ({pod.restarts} restarts)")
     if pod.reason == "Unschedulable":
         return Trouble(_unscheduled(pod.message), about)
     if pod.reason and not pod.ready and pod.phase != "Succeeded":
         return Trouble("PodFailing", f"{about} ({pod.reason})")
     return None
+
+
+def _crashes(pod: PodSeen) -> bool:
+    """Between two waits of the kubelet its container runs, or has just ended."""
+    return pod.phase == "Running" and not pod.ready and pod.restarts > 0 and bool(pod.reason)
 
 
 def of_message(reason: str, about: str, message: str) -> Trouble | None:
@@ -83,8 +91,10 @@ def of_message(reason: str, about: str, message: str) -> Trouble | None:
         return Trouble("ForbiddenByNamespace", text)
     if reason in NO_CONFIG:
         return Trouble(_missing(message), text)
-    if reason in ("FailedScheduling", "ProvisioningFailed", "FailedBinding"):
+    if reason == "FailedScheduling":
         return Trouble(_unscheduled(message), text)
+    if reason in ("ProvisioningFailed", "FailedBinding"):
+        return Trouble("ClaimUnbound", text)
     return Trouble("PodsRefused", text) if reason == "FailedCreate" else None
 
 
@@ -100,47 +110,54 @@ def _no_store(seen: Seen, has_store: bool) -> Trouble | None:
     return Trouble("StoreMissing", "set spec.store.redis: the chart was installed without")
 
 
+def _unsupported_ranks(seen: Seen) -> Trouble | None:
+    """The engine has one rank so far: a model that needs more GPUs would not fit into the one."""
+    wide = [pool.name for pool in seen.service.spec.pools if not _has_ranks(pool)]
+    if not wide:
+        return None
+    return Trouble(
+        "ParallelismUnsupported",
+        f"pool {', '.join(wide)}: the torch engine of this version computes on one rank, and what "
+        "parallelism asks for beyond it would stay unused; set tensor, pipeline and nodes to 1",
+    )
+
+
 def _no_leader_worker_set(seen: Seen) -> Trouble | None:
-    wide = _over_nodes(seen)
+    wide = [
+        pool.name
+        for pool in seen.service.spec.pools
+        if pool.parallelism.nodes > 1 and _has_ranks(pool)
+    ]
     if not wide or LEADER_WORKER_SET in seen.kinds:
         return None
     return Trouble(
         "LeaderWorkerSetMissing",
         f"pool {', '.join(wide)} has parallelism.nodes above 1, for which the cluster has no "
-        "LeaderWorkerSet (https://lws.sigs.k8s.io)",
+        "LeaderWorkerSet: install it (https://lws.sigs.k8s.io), or set nodes to 1",
     )
 
 
-def _several_nodes(seen: Seen) -> Trouble | None:
-    """A leader's Ray listens on loopback so far: the other pods of its group could not join."""
-    wide = _over_nodes(seen)
-    if not wide:
-        return None
-    return Trouble(
-        "ParallelismUnsupported",
-        f"pool {', '.join(wide)}: workers of this version run on one node; set "
-        "parallelism.nodes to 1",
-    )
-
-
-def _over_nodes(seen: Seen) -> list[str]:
-    return [pool.name for pool in seen.service.spec.pools if pool.parallelism.nodes > 1]
+def _has_ranks(pool: PoolSpec) -> bool:
+    """Whether the engine can be spread as the pool asks; the mock engine has none to spread."""
+    return pool.engine.kind == "mock" or pool.parallelism.ranks == 1
 
 
 def _forbidden(seen: Seen) -> Trouble | None:
     spec = seen.service.spec
-    wants = []
+    wants, instead = [], []
     if spec.transport.profile != "tcp":
         wants.append(f"transport.profile {spec.transport.profile}")
+        instead.append("profile tcp")
     if spec.model.cache.type == "HostPath":
         wants.append("model.cache.type HostPath")
+        instead.append("another cache")
     if not wants or seen.pod_security == "privileged":
         return None
     return Trouble(
         "ForbiddenByNamespace",
         f"namespace {seen.service.namespace} enforces pod security {seen.pod_security}, which "
         f"forbids {' and '.join(wants)}: label it pod-security.kubernetes.io/enforce=privileged, "
-        "or take profile tcp and another cache",
+        f"or take {' and '.join(instead)}",
     )
 
 
@@ -152,21 +169,6 @@ def _no_routes(seen: Seen) -> Iterator[Trouble]:
                 "GatewayApiMissing",
                 f"the cluster has no {kind}: install the Gateway API, or remove the route",
             )
-
-
-def _unused_ranks(seen: Seen) -> Iterator[Trouble]:
-    """The engine has one rank a worker so far: whoever asks for more has to know."""
-    wide = [
-        pool.name
-        for pool in seen.service.spec.pools
-        if pool.parallelism.nodes == 1 and pool.parallelism.ranks > 1
-    ]
-    if wide:
-        yield Trouble(
-            "ParallelismUnsupported",
-            f"pool {', '.join(wide)}: workers of this version run on one rank, and what "
-            "parallelism asks for beyond it stays unused; set tensor and pipeline to 1",
-        )
 
 
 def _refusals(seen: Seen) -> Iterator[Trouble]:

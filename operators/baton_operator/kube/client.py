@@ -28,6 +28,10 @@ MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 JSON = "application/json"
 
+INVALID = "Invalid"
+# Server-side apply of a field that the schema has not, or not with this type: always a code of 500.
+_UNTYPED = "failed to create typed patch object"
+
 
 class ApiError(Exception):
     """The API server said no, or nothing at all (`code` 0).
@@ -68,6 +72,8 @@ class ApiError(Exception):
     @property
     def passing(self) -> bool:
         """No answer, too many requests or a server's failure: the same may succeed later."""
+        if self.reason == INVALID:
+            return False
         return self.code == 0 or self.code == 429 or self.code >= 500
 
 
@@ -108,7 +114,7 @@ class KubeClient:
                 return found
             query["continue"] = following
 
-    async def create(self, kind: Kind, namespace: str, body: Manifest) -> Manifest:
+    async def create(self, kind: Kind, namespace: str | None, body: Manifest) -> Manifest:
         return await self._call("create", kind, kind.path(namespace), body=body)
 
     async def replace(self, kind: Kind, namespace: str, name: str, body: Manifest) -> Manifest:
@@ -130,9 +136,12 @@ class KubeClient:
             content_type=APPLY,
         )
 
-    async def merge(self, kind: Kind, namespace: str, name: str, body: Manifest) -> Manifest:
+    async def merge(
+        self, kind: Kind, namespace: str, name: str, body: Manifest, *, subresource: str = ""
+    ) -> Manifest:
         """JSON merge patch; a `metadata.uid` or `resourceVersion` in it is a precondition."""
-        path, query = kind.path(namespace, name), {"fieldManager": FIELD_MANAGER}
+        path = kind.path(namespace, name) + (f"/{subresource}" if subresource else "")
+        query = {"fieldManager": FIELD_MANAGER}
         return await self._call("patch", kind, path, query=query, body=body, content_type=MERGE)
 
     async def json_patch(
@@ -222,7 +231,8 @@ def _refusal(code: int, answer: bytes, retry_after: str | None) -> ApiError:
     message = status.get("message") or answer.decode(errors="replace")[:500]
     causes = tuple((status.get("details") or {}).get("causes") or ())
     wait = float(retry_after) if retry_after and retry_after.isdigit() else None
-    return ApiError(code, status.get("reason") or "Error", message, causes, wait)
+    reason = INVALID if _UNTYPED in message else status.get("reason") or "Error"
+    return ApiError(code, reason, message, causes, wait)
 
 
 async def login() -> Configuration:

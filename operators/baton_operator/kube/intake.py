@@ -16,12 +16,14 @@ from baton_operator import kinds, names
 from baton_operator.kinds import Kind
 from baton_operator.kube.client import ApiError, KubeClient, Manifest
 from baton_operator.kube.kopf_watch import Notice
-from baton_operator.kube.object_cache import Cache, Key
+from baton_operator.kube.object_cache import Cache, Key, version_of
 
 log = logging.getLogger(__name__)
 
 # A new beginning tells of many objects at once.
 SETTLE_S = 1.0
+# After a listing that failed.
+RETRY_S = 15.0
 PAGE = 500
 
 
@@ -60,7 +62,7 @@ class Intake:
                 return
             case "deleted":
                 self._listed.discard(uid)
-                key = self._cache.remove(notice.kind, uid)
+                key = self._cache.remove(notice.kind, uid, version_of(manifest))
             case "listed":
                 if uid in self._listed:
                     self._missed_some.set()
@@ -94,10 +96,11 @@ class Intake:
         """
         while True:
             self._missed_some.clear()
-            if await self._repair(watched()):
+            complete = await self._repair(watched())
+            if complete:
                 on_complete()
             try:
-                async with asyncio.timeout(self._resync_s):
+                async with asyncio.timeout(self._resync_s if complete else RETRY_S):
                     await self._missed_some.wait()
                     await asyncio.sleep(SETTLE_S)
             except TimeoutError:
@@ -106,7 +109,7 @@ class Intake:
     async def _repair(self, watched: Collection[Kind]) -> bool:
         complete = True
         for kind in watched:
-            before = self._cache.uids(kind.kind)
+            before = self._cache.versions(kind.kind)
             labels = "" if kind == kinds.SERVICE else names.LABEL_SERVICE
             try:
                 found = await self._client.list_all(

@@ -32,6 +32,7 @@ def internal_secret(context: Context) -> Manifest:
     bundled store, `redis-url` with the service's user there.
     """
     key, uid = context.installation.key, context.service.uid
+    name = names.internal_secret(context.name, uid)
     data = {
         "token": derived(key, uid, "token"),
         "ray-token": derived(key, uid, "ray-token"),
@@ -42,7 +43,7 @@ def internal_secret(context: Context) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(context, names.internal_secret(context.name), "gateway"),
+        "metadata": metadata(context, name, "gateway"),
         "type": "Opaque",
         "data": {name: b64encode(value.encode()).decode() for name, value in data.items()},
     }

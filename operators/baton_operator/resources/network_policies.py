@@ -61,7 +61,8 @@ def _for_fetch(context: Context) -> Manifest:
         context,
         names.joined(context.name, "fetch"),
         "fetch",
-        ingress=[],
+        # The operator asks how far it is.
+        ingress=[{"ports": [_tcp(names.WORKER_HEALTH_PORT)]}],
         egress=[_DNS, _INTERNET],
     )
 

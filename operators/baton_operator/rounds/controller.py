@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from baton.telemetry.logging import event
+from baton_operator import kinds
 from baton_operator.actions import Action
 from baton_operator.decide.reconcile import refusal
-from baton_operator.decide.troubles import NO_CONFIG
+from baton_operator.decide.troubles import NO_CONFIG, Trouble
 from baton_operator.kube.client import Manifest
 from baton_operator.kube.lease import LeaseLostError
 from baton_operator.kube.object_cache import Cache, Key
@@ -23,7 +24,8 @@ from baton_operator.metrics import OperatorMetrics
 from baton_operator.rounds.observe import Observer, SpecError
 from baton_operator.rounds.perform import Outcome, Performer
 from baton_operator.rounds.queue import WorkQueue
-from baton_operator.seen import Refused, Seen
+from baton_operator.rounds.refusals import Refusals
+from baton_operator.seen import Seen
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class _Memory:
     """What is kept of a service between rounds; losing it costs calls, nothing else."""
 
     uid: str
-    refused: tuple[Refused, ...] = ()
+    refusals: Refusals
     secrets_at: float = float("-inf")
     misses_secret: bool = False
 
@@ -154,28 +156,34 @@ class Controller:
             self._forget(key)
             return "gone"
         memory = self._memory(key, manifest["metadata"]["uid"])
-        rewrite = self._secrets_due(memory)
+        refusals, rewrite = memory.refusals, self._secrets_due(memory)
+        refusals.begin(manifest["metadata"]["generation"])
         try:
-            seen = await self._observer.observe(key, memory.refused, rewrite)
+            seen = await self._observer.observe(key, refusals.told, rewrite)
         except SpecError as error:
             return await self._tell_invalid(key, manifest, str(error))
         if seen is None:
             self._forget(key)
             return "gone"
         self._on_round(seen)
-        outcome = await self._performer.perform(manifest, seen, self._decide(seen))
+        actions = self._decide(seen)
+        held = refusals.held_back(actions, self._clock())
+        tried = [action for action in actions if action not in held]
+        outcome = await self._performer.perform(manifest, seen, tried)
+        refusals.note(held, outcome.refusals, self._clock())
         self._remember(memory, seen, outcome, rewrite)
-        return self._finish(key, outcome)
+        return self._finish(key, outcome, refusals.next_s(self._clock()))
 
-    def _finish(self, key: Key, outcome: Outcome) -> str:
+    def _finish(self, key: Key, outcome: Outcome, retry_s: float | None = None) -> str:
+        """`retry_s`: when something that was refused may be tried again."""
         now = self._clock()
-        if outcome.result == "ok":
-            again = outcome.again_s
-            self._queue.done(
-                key, now, self._pace.tick_s if again is None else min(again, self._pace.tick_s)
-            )
-        else:
+        if outcome.problems:
             wait = self._queue.failed(key, now, outcome.wait_s)
+        else:
+            waits = (self._pace.tick_s, outcome.again_s, retry_s)
+            wait = min(each for each in waits if each is not None)
+            self._queue.done(key, now, wait)
+        if outcome.result != "ok":
             log.warning(
                 *event(
                     "round_incomplete",
@@ -192,7 +200,8 @@ class Controller:
         """The schema let something through that this operator does not understand."""
         status = manifest.get("status") or {}
         generation = manifest["metadata"]["generation"]
-        actions = refusal(key.name, generation, status, problem, self._now())
+        trouble = Trouble("SpecInvalid", problem)
+        actions = refusal(key.name, generation, status, trouble, self._now())
         outcome = await self._performer.perform(manifest, None, actions)
         outcome.problems.append(problem)
         return self._finish(key, outcome)
@@ -202,7 +211,7 @@ class Controller:
         if memory is None or memory.uid != uid:
             if memory is not None:
                 self._on_gone(memory.uid)
-            memory = self._memories[key] = _Memory(uid)
+            memory = self._memories[key] = _Memory(uid, Refusals(self._queue.backoff))
         return memory
 
     def _secrets_due(self, memory: _Memory) -> bool:
@@ -210,8 +219,9 @@ class Controller:
         return since >= (SECRET_RETRY_S if memory.misses_secret else self._pace.resync_s)
 
     def _remember(self, memory: _Memory, seen: Seen, outcome: Outcome, rewrite: bool) -> None:
-        memory.refused = tuple(outcome.refused)
-        if rewrite and not outcome.problems:
+        # A Secret that was refused stays wanted, and its refusal told, until it is written.
+        kept_out = any(each.kind == kinds.SECRET.kind for each in memory.refusals.told)
+        if rewrite and not outcome.problems and not kept_out:
             memory.secrets_at = self._clock()
         memory.misses_secret = any(pod.reason in NO_CONFIG for pod in seen.pods) or any(
             warning.reason in NO_CONFIG for warning in seen.events

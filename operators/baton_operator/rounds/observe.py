@@ -42,12 +42,16 @@ class Observer:
         client: KubeClient,
         signals: SignalSource,
         present: Callable[[], frozenset[str]],
+        unwatched: Callable[[], frozenset[str]],
         now: Callable[[], float],
     ) -> None:
+        """`present` are the optional kinds that are there, `unwatched` those of any sort that the
+        operator may not watch."""
         self._cache = cache
         self._client = client
         self._signals = signals
         self._present = present
+        self._unwatched = unwatched
         self._now = now
         self._levels: dict[str, tuple[float, str]] = {}
         self._events: dict[str, tuple[float, tuple[EventSeen, ...]]] = {}
@@ -59,13 +63,20 @@ class Observer:
         manifest = self._cache.service(key)
         if manifest is None:
             return None
+        unwatched = self._unwatched()
         seen = Seen(
             service=service_seen(manifest),
             now_s=self._now(),
-            objects=self._cache.children(key),
+            # What was known of them when they still were watched may not be so any more.
+            objects={
+                at: child
+                for at, child in self._cache.children(key).items()
+                if at[0] not in unwatched
+            },
             pods=self._cache.pods(key),
             refused=tuple(refused),
             kinds=self._present(),
+            unwatched=unwatched,
             rewrite_secrets=rewrite_secrets,
         )
         signals, progress, events, level = await asyncio.gather(
@@ -84,7 +95,7 @@ class Observer:
         )
 
     async def _progress(self, seen: Seen) -> dict[str, Progress]:
-        starting = [pod for pod in seen.workers if pod.ip and not pod.ready and not pod.deleting]
+        starting = [pod for pod in seen.pods if pod.ip and not pod.deleting and _is_starting(pod)]
         asked = starting[:MAX_PROGRESS]
         answers = await asyncio.gather(*(self._signals.progress(pod) for pod in asked))
         return {
@@ -166,6 +177,17 @@ def service_seen(manifest: Manifest) -> ServiceSeen:
         status=manifest.get("status") or {},
         deleting="deletionTimestamp" in meta,
     )
+
+
+def _is_starting(pod: PodSeen) -> bool:
+    """Whether it may tell of a download; a fetch pod is ready while it does."""
+    match pod.component:
+        case "worker":
+            return not pod.ready
+        case "fetch":
+            return pod.phase == "Running"
+        case _:
+            return False
 
 
 def _silent_pods(pods: Iterable[PodSeen]) -> list[tuple[str, str, str]]:

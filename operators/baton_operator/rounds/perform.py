@@ -1,10 +1,11 @@
 """From actions to calls of the API server and of gateways; what each answer means.
 
-Told to the next round, as `Refused`: what is forbidden (RBAC, quota, admission), invalid, or
-somebody else's. Tried again by the queue, with its backoff: no answer, too many requests, a
-server's failure, and what changed in between. Nothing here raises for one bad action: the others
-of the round are done all the same, unless the API server is gone altogether, or the namespace
-is about to be.
+Told to the next round, as `Refused`, and tried again by itself: what is forbidden (RBAC, quota,
+admission), invalid, or somebody else's, and an object that the server fails at (a webhook that
+does not answer). Tried again with the whole round, after the queue's backoff: no answer, too many
+requests, any other failure, and what changed in between. Nothing here raises for one bad action:
+the others of the round are done all the same, unless the API server is gone altogether, or the
+namespace is about to be.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, assert_never
 
 from baton.telemetry.logging import event
@@ -37,20 +37,25 @@ from baton_operator.kube.lease import LeaseLostError
 from baton_operator.kube.object_cache import Cache, Key
 from baton_operator.kube.recorder import Recorder
 from baton_operator.metrics import OperatorMetrics
+from baton_operator.rounds.refusals import target
 from baton_operator.rounds.signals import SignalError, SignalSource
-from baton_operator.seen import PodSeen, Refused, Seen, owned_by
+from baton_operator.rounds.surplus import surplus
+from baton_operator.seen import LEADER_WORKER_SET, PodSeen, Refused, Seen, owned_by
 
 log = logging.getLogger(__name__)
 
-# Of one round: calls that do not depend on each other.
+# Of one round: calls at the same time.
 MAX_AT_ONCE = 8
+# A version that no object has: to apply one with it makes it, or conflicts with what is there.
+OF_NO_OBJECT = "1"
+MAKES_PODS = frozenset({"Deployment", LEADER_WORKER_SET, "Job"})
 
 
 @dataclass(slots=True)
 class Outcome:
     """How a round's actions went."""
 
-    refused: list[Refused] = field(default_factory=list)
+    refusals: list[tuple[Action, Refused]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """Why the round has to be done again after a wait."""
     wait_s: float = 0.0
@@ -59,6 +64,10 @@ class Outcome:
     """The soonest `Requeue`."""
     in_vain: bool = False
     """Nothing further of the round can be done now."""
+
+    @property
+    def refused(self) -> list[Refused]:
+        return [told for _, told in self.refusals]
 
     @property
     def result(self) -> str:
@@ -87,20 +96,30 @@ class Performer:
     async def perform(
         self, about: Manifest, seen: Seen | None, actions: Sequence[Action]
     ) -> Outcome:
-        """In order, but for those of one sort, which do not depend on each other.
+        """At the same time, as none relies on another, but in steps (`_steps`).
 
         `about` is the ModelService's manifest; `seen` may be None for actions that only tell of it.
 
         Raises LeaseLostError before an action that is not this process's to do any more.
         """
         outcome = Outcome()
-        for together in _groups(actions):
+        for step in _steps(actions):
+            left = iter(step)
+            await asyncio.gather(
+                *(self._in_turn(about, seen, left, outcome) for _ in step[:MAX_AT_ONCE])
+            )
+        return outcome
+
+    async def _in_turn(
+        self, about: Manifest, seen: Seen | None, left: Iterator[Action], outcome: Outcome
+    ) -> None:
+        """One of several that take from `left`."""
+        for action in left:
+            if outcome.in_vain:
+                return
             if not self._may_act():
                 raise LeaseLostError("the Lease ran out within a round")
-            await asyncio.gather(*(self._try(about, seen, each, outcome) for each in together))
-            if outcome.in_vain:
-                break
-        return outcome
+            await self._try(about, seen, action, outcome)
 
     async def _try(
         self, about: Manifest, seen: Seen | None, action: Action, outcome: Outcome
@@ -108,17 +127,19 @@ class Performer:
         try:
             await self._one(about, seen, action, outcome)
             if isinstance(action, Apply | Delete | Scale | MarkVictim) and action.event:
-                await self._recorder.emit(about, action.event)
+                self._recorder.emit(about, action.event)
         except SignalError as error:
             outcome.problems.append(str(error))
         except ApiError as error:
             if error.namespace_ends:
                 outcome.problems.append("the namespace is being deleted")
-            elif error.passing or _changed_meanwhile(action, error):
+            elif _changed_meanwhile(action, error) or (
+                error.passing and not _fails_at_object(action, error)
+            ):
                 outcome.problems.append(str(error))
                 outcome.wait_s = max(outcome.wait_s, error.retry_after_s or 0.0)
             else:
-                outcome.refused.append(_refused(action, error))
+                outcome.refusals.append((action, _refused(action, error)))
             outcome.in_vain |= error.namespace_ends or error.code == 0
 
     async def _one(
@@ -143,7 +164,7 @@ class Performer:
                 key = Key(namespace, action.name)
                 await self._write_status(kinds.by_name(action.kind), key, action.status)
             case Emit():
-                await self._recorder.emit(about, action)
+                self._recorder.emit(about, action)
             case Requeue():
                 sooner = action.after_s if outcome.again_s is None else outcome.again_s
                 outcome.again_s = min(sooner, action.after_s)
@@ -177,11 +198,15 @@ class Performer:
             # Not read, so its owner is not known: fields that another wrote stay as they are.
             await self._client.apply(kind, manifest, force=False)
             return
-        found = seen.objects.get((kind.kind, name)) or await self._unlabelled(seen, kind, name)
+        found = seen.objects.get((kind.kind, name))
+        if found is None:
+            made = await self._made(kind, manifest)
+            if made is not None:
+                self._note(kind.kind, made)
+                return
+            found = await self._unlabelled(seen, kind, name)
         if found is not None and not owned_by(found, seen.service.uid):
-            raise ApiError(
-                409, "NotOurs", f"{kind.kind} {name} exists and is not this service's: rename one"
-            )
+            raise _not_ours(found)
         try:
             applied = await self._client.apply(kind, manifest, force=False)
         except ApiError as error:
@@ -189,8 +214,18 @@ class Performer:
                 raise
             applied = await self._client.apply(kind, manifest, force=True)
             said = Emit("Normal", "FieldsTakenBack", f"{kind.kind} {name}: {error.message}")
-            await self._recorder.emit(about, said)
+            self._recorder.emit(about, said)
         self._note(kind.kind, applied)
+
+    async def _made(self, kind: kinds.Kind, manifest: Manifest) -> Manifest | None:
+        """The new object; None: there is one of that name already."""
+        fresh = {**manifest["metadata"], "resourceVersion": OF_NO_OBJECT}
+        try:
+            return await self._client.apply(kind, {**manifest, "metadata": fresh}, force=False)
+        except ApiError as error:
+            if not error.conflict:
+                raise
+            return None
 
     async def _unlabelled(self, seen: Seen, kind: kinds.Kind, name: str) -> Manifest | None:
         """What has the name and not the service's label, which no watch would show."""
@@ -234,7 +269,7 @@ class Performer:
         self._note(kinds.POD.kind, pod)
 
     async def _write_status(self, kind: kinds.Kind, key: Key, status: Mapping[str, Any]) -> None:
-        """The whole of it, of a ModelService or a WorkerPool."""
+        """The whole of it, of a ModelService or a WorkerPool, and nothing beside it."""
         manifest: Manifest = {
             "apiVersion": kind.api_version,
             "kind": kind.kind,
@@ -242,6 +277,14 @@ class Performer:
             "status": status,
         }
         written = await self._client.apply(kind, manifest, force=True, subresource="status")
+        # Of another field manager, as after an edit by hand: it would differ in every round.
+        others = surplus(written.get("status") or {}, status)
+        if others:
+            version = {"resourceVersion": written["metadata"]["resourceVersion"]}
+            patch: Manifest = {"metadata": version, "status": others}
+            written = await self._client.merge(
+                kind, key.namespace, key.name, patch, subresource="status"
+            )
         self._note(kind.kind, written)
         if kind == kinds.SERVICE:
             self._metrics.set_conditions(key, status.get("conditions") or ())
@@ -251,15 +294,25 @@ class Performer:
         self._cache.put(kind, manifest)
 
 
-def _groups(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
-    """In order; actions of one sort that follow each other are done at the same time.
+def _steps(actions: Sequence[Action]) -> tuple[list[Action], list[Action], list[Action]]:
+    """What pods refer to, all else, and what is only told.
 
-    But for events, which are to be read in their order.
+    Each step ends before the next begins: a pod that comes before its ServiceAccount is refused,
+    and tried again after a while. What is told comes in its order, after what the actions
+    themselves tell.
     """
-    for sort, group in groupby(actions, key=type):
-        found = list(group)
-        size = 1 if sort is Emit else MAX_AT_ONCE
-        yield from (found[start : start + size] for start in range(0, len(found), size))
+    first: list[Action] = []
+    then: list[Action] = []
+    told: list[Action] = []
+    for action in actions:
+        match action:
+            case Apply() if action.manifest["kind"] not in MAKES_PODS:
+                first.append(action)
+            case Emit() | Requeue():
+                told.append(action)
+            case _:
+                then.append(action)
+    return first, then, told
 
 
 def gateways(seen: Seen) -> list[PodSeen]:
@@ -286,17 +339,21 @@ def _changed_meanwhile(action: Action, error: ApiError) -> bool:
             return error.code == 409 and "object has been modified" in error.message
 
 
+def _not_ours(found: Mapping[str, Any]) -> ApiError:
+    meta = found["metadata"]
+    made_by = (meta.get("labels") or {}).get(names.LABEL_MANAGED_BY)
+    # Left behind by a service of the operator: nobody has it.
+    orphan = made_by == names.FIELD_MANAGER and not meta.get("ownerReferences")
+    text = "exists and is not this service's: rename one" + (", or delete it" if orphan else "")
+    return ApiError(409, "NotOurs", text)
+
+
+def _fails_at_object(action: Action, error: ApiError) -> bool:
+    """Whether it is this object that the server fails at, and not the server that is busy."""
+    return isinstance(action, Apply) and error.code >= 500 and error.retry_after_s is None
+
+
 def _refused(action: Action, error: ApiError) -> Refused:
-    match action:
-        case Apply():
-            kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
-        case MarkVictim():
-            kind, name = kinds.POD.kind, action.pod
-        case SetPoolReplicas():
-            kind, name = kinds.POOL.kind, action.name
-        case Scale() | Delete() | PatchStatus():
-            kind, name = action.kind, action.name
-        case _:
-            kind, name = type(action).__name__, ""
+    _, kind, name = target(action)
     log.warning(*event("refused", kind=kind, name=name, error=str(error)))
     return Refused(kind, name, error.code, error.reason, error.message)

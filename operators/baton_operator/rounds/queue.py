@@ -105,11 +105,14 @@ class WorkQueue(Generic[K]):
         if entry is None:
             return 0.0
         entry.failures += 1
-        backoff = min(self._max_backoff_s, self._backoff_s * 2.0 ** min(entry.failures - 1, 30))
-        wait = max(backoff, wait_s)
+        wait = max(self.backoff(entry.failures), wait_s)
         entry.not_before = now + wait
         self._schedule(key, entry, entry.not_before)
         return wait
+
+    def backoff(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        return min(self._max_backoff_s, self._backoff_s * 2.0 ** min(failures - 1, 30))
 
     def forget(self, key: K) -> None:
         """It is gone: no further round of it is wanted, unless it is added again."""

@@ -33,7 +33,8 @@ class ModelServiceSpec(Part):
         ]
         | None
     ) = None
-    """Image of workers and gateways; unset takes the operator's at creation and keeps it."""
+    """Image of workers and gateways; unset takes the operator's and keeps it
+    (status.defaultImage)."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When nodes pull the image; unset follows Kubernetes' own rule."""
     image_pull_secrets: Annotated[list[Name], Field(max_length=16)] = Field([])

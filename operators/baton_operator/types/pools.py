@@ -29,7 +29,7 @@ class Parallelism(Part):
     pipeline: int = Field(1, ge=1, le=1024)
     """Groups of layers, each on its own GPUs."""
     nodes: int = Field(1, ge=1, le=256)
-    """Pods, each on its own node, that make one worker; those of this version run on one."""
+    """Pods that make one worker, as a group of a LeaderWorkerSet when there are several."""
 
     rules = (
         Rule(
@@ -128,7 +128,8 @@ class PoolSpec(Part):
     """Workers at the start and whenever this number is changed here. In between the WorkerPool's
     own spec.replicas counts, which `kubectl scale` and autoscalers change."""
     parallelism: Parallelism = Parallelism()
-    """How one worker is spread over GPUs; by default it has one."""
+    """How one worker is spread over GPUs; by default it has one, and the torch engine of this
+    version takes no more."""
     gpus: int | None = Field(None, le=64)
     """GPUs of each pod; unset asks for none: CPU, or devices claimed in resources."""
     gpu_resource: ResourceName = NVIDIA

@@ -111,7 +111,10 @@ class ModelServiceStatus(StatusPart):
     model: ModelStatus = ModelStatus()
     """What the model's names were found to stand for."""
     image: str | None = None
-    """The runtime image, kept so that an upgrade of the operator changes no running pod."""
+    """The runtime image."""
+    default_image: str | None = None
+    """What an unset spec.image means for this service: the operator's image when it was first
+    unset, kept so that an upgrade of the operator changes no running pod."""
     slo: SloStatus | None = None
     """What gateways measured; absent without slo in the spec or without requests."""
     startup: StartupStatus | None = None

@@ -22,7 +22,7 @@ class RenderFailed(Exception):
 
 
 class Chart:
-    """Renders with one Helm, as release `rel` in namespace `ns`."""
+    """Renders with one Helm, as release `rel` in namespace `ns` unless told otherwise."""
 
     def __init__(self, helm: Path) -> None:
         self._helm = helm
@@ -31,29 +31,55 @@ class Chart:
         """What helm prints. Raises RenderFailed."""
         return _run(self._helm, args)
 
-    def text(self, *sets: str, values: Path | None = None) -> str:
+    def text(
+        self,
+        *sets: str,
+        values: Path | None = None,
+        release: str = "rel",
+        namespace: str = "ns",
+    ) -> str:
         """YAML of all objects, with `--set` for each of `sets`. Raises RenderFailed."""
         given = [option for each in sets for option in ("--set", each)]
         if values:
             given += ["-f", str(values)]
-        return self.run("template", "rel", str(CHART), "-n", "ns", *given)
+        return self.run("template", release, str(CHART), "-n", namespace, *given)
 
-    def objects(self, *sets: str, values: Path | None = None) -> list[Manifest]:
-        return _parsed(self.text(*sets, values=values))
+    def objects(
+        self,
+        *sets: str,
+        values: Path | None = None,
+        release: str = "rel",
+        namespace: str = "ns",
+    ) -> list[Manifest]:
+        return _parsed(self.text(*sets, values=values, release=release, namespace=namespace))
 
-    def find(self, kind: str, name: str, *sets: str, values: Path | None = None) -> Manifest | None:
+    def find(
+        self,
+        kind: str,
+        name: str,
+        *sets: str,
+        values: Path | None = None,
+        release: str = "rel",
+    ) -> Manifest | None:
         """The object of this kind and name; None if there is none."""
         found = [
             each
-            for each in self.objects(*sets, values=values)
+            for each in self.objects(*sets, values=values, release=release)
             if (each["kind"], each["metadata"]["name"]) == (kind, name)
         ]
         assert len(found) < 2, f"{len(found)} objects are {kind} {name}"
         return found[0] if found else None
 
-    def get(self, kind: str, name: str, *sets: str, values: Path | None = None) -> Manifest:
+    def get(
+        self,
+        kind: str,
+        name: str,
+        *sets: str,
+        values: Path | None = None,
+        release: str = "rel",
+    ) -> Manifest:
         """The object of this kind and name, which must be there."""
-        found = self.find(kind, name, *sets, values=values)
+        found = self.find(kind, name, *sets, values=values, release=release)
         assert found is not None, f"no {kind} {name}"
         return found
 

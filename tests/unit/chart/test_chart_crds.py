@@ -18,7 +18,7 @@ KINDS = ["ConfigMap", "Job", "ServiceAccount", "ClusterRole", "ClusterRoleBindin
 
 
 def _name(kind: str) -> str:
-    return f"ns-{NAME}" if kind.startswith("Cluster") else NAME
+    return f"ns:{NAME}" if kind.startswith("Cluster") else NAME
 
 
 def test_upgrade_should_apply_exactly_the_charts_crds(chart: Chart, tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_upgrade_should_apply_exactly_the_charts_crds(chart: Chart, tmp_path: Pa
         (tmp_path / name).write_text(text)
     ours = apply_crds.read(CHART / "crds")
     assert apply_crds.read(tmp_path) == ours
-    role = chart.get("ClusterRole", f"ns-{NAME}")
+    role = chart.get("ClusterRole", f"ns:{NAME}")
     (rule,) = role["rules"]
     assert sorted(rule["resourceNames"]) == sorted(crd["metadata"]["name"] for crd in ours)
     assert rule["verbs"] == ["create", "patch"]

@@ -18,6 +18,7 @@ from unit.chart.rendering import CHART, Chart
 
 pytestmark = pytest.mark.helm
 NAME = "rel-baton-redis"
+CLAIM = f"{NAME}-data"
 KINDS = ["StatefulSet", "Service", "ConfigMap", "Secret", "NetworkPolicy"]
 
 
@@ -52,11 +53,25 @@ def test_redis_should_let_in_operator_gateways_and_workers_alone(chart: Chart) -
 def test_redis_should_keep_its_data_on_a_claim_when_told(chart: Chart) -> None:
     volumes = chart.get("StatefulSet", NAME)["spec"]["template"]["spec"]["volumes"]
     assert {"name": "data", "emptyDir": {}} in volumes
-    spec = chart.get("StatefulSet", NAME, values=CHART / "ci/everything-values.yaml")["spec"]
-    (claim,) = spec["volumeClaimTemplates"]
-    assert claim["metadata"]["name"] == "data"
+    assert chart.find("PersistentVolumeClaim", CLAIM) is None
+    values = CHART / "ci/everything-values.yaml"
+    claim = chart.get("PersistentVolumeClaim", CLAIM, values=values)
     assert claim["spec"]["storageClassName"] == "fast"
-    assert [volume["name"] for volume in spec["template"]["spec"]["volumes"]] == ["config"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
+    # The API keys of services that stay are in it.
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    volumes = chart.get("StatefulSet", NAME, values=values)["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}} in volumes
+
+
+def test_persistence_should_change_only_what_may_change_in_a_stateful_set(chart: Chart) -> None:
+    given = ("redis.persistence.size=2Gi", "redis.persistence.storageClassName=slow")
+    without, with_claim = (
+        chart.get("StatefulSet", NAME, f"redis.persistence.enabled={on}", *given)["spec"]
+        for on in ("false", "true")
+    )
+    changed = {key for key in without | with_claim if without.get(key) != with_claim.get(key)}
+    assert changed == {"template"}
 
 
 def test_redis_password_should_be_the_users_when_there_is_one(chart: Chart) -> None:

@@ -89,11 +89,56 @@ def _sorted(objects: list[Manifest]) -> list[Manifest]:
 
 @pytest.mark.parametrize(
     "given",
-    ["operator.replica=2", "operator.replicas=two", "image.pullPolicy=Sometimes", "demo.nmae=x"],
+    [
+        "operator.replica=2",
+        "operator.replicas=two",
+        "image.pullPolicy=Sometimes",
+        "demo.nmae=x",
+        "image.repository=",
+        "redis.image.repository=",
+        "redis.image.tag=",
+        "redis.persistence.size=large",
+        "fullnameOverride=Foo_Bar",
+        "fullnameOverride=1st",
+        "nameOverride=my.name",
+        "operator.podLabels.x=1",
+        "operator.podLabels.x=a b",
+        "operator.podAnnotations.x=1",
+        "operator.serviceAccount.annotations.x=true",
+        "operator.nodeSelector.x=1",
+        "redis.nodeSelector.x=1",
+        "metrics.serviceMonitor.labels.x=1",
+    ],
 )
 def test_misspelt_and_impossible_values_should_be_refused(chart: Chart, given: str) -> None:
     with pytest.raises(RenderFailed, match=given.partition("=")[0].rpartition(".")[2]):
         chart.text(given)
+
+
+@pytest.mark.parametrize(
+    "given", ["name=A,operator.extraEnv[0].value=5", "name=A,operator.extraEnv[0].values=x"]
+)
+def test_variables_that_a_container_cannot_have_should_be_refused(chart: Chart, given: str) -> None:
+    with pytest.raises(RenderFailed, match="extraEnv"):
+        chart.text(f"operator.extraEnv[0].{given}")
+
+
+@pytest.mark.parametrize("release", ["my.rel", "1st"])
+def test_release_whose_name_fits_no_object_should_be_told_what_to_do(
+    chart: Chart, release: str
+) -> None:
+    with pytest.raises(RenderFailed, match="set fullnameOverride"):
+        chart.text(release=release)
+    assert chart.get("Service", "mine-redis", "fullnameOverride=mine", release=release)
+
+
+@helm4
+def test_notes_should_name_what_outlives_the_release(chart: Chart) -> None:
+    _, _, without = chart.notes().partition("outlive")
+    assert all(kind in without for kind in ("CRDs", "rel-baton-operator-key", "lease"))
+    assert "rel-baton-redis-data" not in without
+    _, _, kept = chart.notes("redis.persistence.enabled=true").partition("outlive")
+    assert "rel-baton-redis-data" in kept
 
 
 @helm4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ def test_every_name_is_a_dns_label(service: str, pool: str, revision: str) -> No
         names.gateway(service),
         names.workers(service),
         names.revision_config(service, revision),
-        names.internal_secret(service),
+        names.internal_secret(service, "0b1c2d3e-uid"),
         names.model_claim(service),
         names.fetch_job(service, revision),
     ):
@@ -41,6 +42,15 @@ def test_pods_can_be_named_after_what_makes_them(service: str, pool: str, revisi
 @given(services)
 def test_the_gateways_name_is_never_cut(service: str) -> None:
     assert names.gateway(service) == f"{service}-gateway"
+
+
+@given(services, st.uuids(), st.uuids())
+def test_a_services_secret_has_a_name_that_nobody_else_would_take(
+    service: str, uid: UUID, another: UUID
+) -> None:
+    name = names.internal_secret(service, str(uid))
+    assert re.fullmatch(re.escape(service) + "-internal-[0-9a-f]{8}", name)
+    assert uid == another or name != names.internal_secret(service, str(another))
 
 
 @given(services, st.lists(st.tuples(pools, revisions), min_size=2, max_size=8, unique=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +40,7 @@ def test_a_service_is_its_own() -> None:
     cache = Cache()
     assert cache.put(names.SERVICE_KIND, thing(names.SERVICE_KIND, "chat")) == KEY
     assert cache.service(KEY) is not None
-    assert cache.remove(names.SERVICE_KIND, "u1") == KEY
+    assert cache.remove(names.SERVICE_KIND, "u1", 2) == KEY
     assert cache.service(KEY) is None
 
 
@@ -53,9 +54,68 @@ def test_an_older_state_does_not_replace_a_newer_one() -> None:
 def test_the_answer_to_a_write_does_not_bring_back_what_was_deleted() -> None:
     cache = Cache()
     cache.put("Deployment", thing(version=1))
-    cache.remove("Deployment", "u1")
+    cache.remove("Deployment", "u1", 3)
     cache.put("Deployment", thing(version=2))
     assert cache.children(KEY) == {}
+
+
+def test_one_that_gets_its_label_back_is_seen_again() -> None:
+    cache = Cache()
+    cache.put("Deployment", thing(version=1))
+    assert cache.remove("Deployment", "u1", 2) == KEY, "what a watch by label says of it"
+    cache.put("Deployment", thing(version=1))
+    assert cache.children(KEY) == {}
+    assert cache.put("Deployment", thing(version=3)) == KEY
+    assert list(cache.children(KEY)) == [("Deployment", "d")]
+
+
+def test_one_that_has_its_label_back_is_not_lost_to_the_late_notice_that_it_went() -> None:
+    cache = Cache()
+    cache.put("Deployment", thing(version=1))
+    cache.put("Deployment", thing(version=3))
+    assert cache.remove("Deployment", "u1", 2) == KEY
+    assert list(cache.children(KEY)) == [("Deployment", "d")]
+
+
+def test_what_a_listing_missed_is_seen_again_when_it_is_back() -> None:
+    cache = Cache()
+    cache.put("Deployment", thing(version=1))
+    assert cache.keep_only("Deployment", [], cache.versions("Deployment")) == {KEY}
+    assert cache.children(KEY) == {}
+    assert cache.put("Deployment", thing(version=3)) == KEY
+    assert list(cache.children(KEY)) == [("Deployment", "d")]
+
+
+def test_a_listing_does_not_remove_what_changed_while_it_was_under_way() -> None:
+    cache = Cache()
+    cache.put("Deployment", thing(version=1))
+    before = cache.versions("Deployment")
+    cache.remove("Deployment", "u1", 2)
+    cache.put("Deployment", thing(version=3))
+    assert cache.keep_only("Deployment", [], before) == set()
+    assert list(cache.children(KEY)) == [("Deployment", "d")]
+
+
+def test_a_late_answer_does_not_move_one_back_to_its_former_service() -> None:
+    cache = Cache()
+    moved = thing(version=2)
+    moved["metadata"]["labels"][names.LABEL_SERVICE] = "other"
+    cache.put("Deployment", moved)
+    assert cache.put("Deployment", thing(version=1)) == Key("ns", "other")
+    assert cache.children(KEY) == {}
+
+
+def test_one_that_cannot_be_read_is_told_of_once_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cache = Cache()
+    bad = thing("Pod", "evil", uid="u2")
+    del bad["spec"]
+    for _ in range(3):
+        assert cache.put("Pod", bad) is None
+    cache.put("Pod", thing("Pod", "good"))
+    assert [pod.name for pod in cache.pods(KEY)] == ["good"]
+    assert [each.message.split()[0] for each in caplog.records] == ["object_not_read"]
 
 
 def test_a_successor_of_the_same_name_outlives_its_predecessors_deletion() -> None:
@@ -63,7 +123,7 @@ def test_a_successor_of_the_same_name_outlives_its_predecessors_deletion() -> No
     cache.put("Deployment", thing(uid="old", version=1))
     cache.put("Deployment", thing(uid="new", version=5))
     assert cache.children(KEY)["Deployment", "d"]["metadata"]["uid"] == "new"
-    cache.remove("Deployment", "old")
+    cache.remove("Deployment", "old", 6)
     assert cache.children(KEY)["Deployment", "d"]["metadata"]["uid"] == "new"
 
 
@@ -80,7 +140,7 @@ def test_a_listing_removes_what_is_missing_from_it_but_not_what_came_since() -> 
     cache = Cache()
     cache.put("Deployment", thing(uid="stays"))
     cache.put("Deployment", thing(name="e", uid="gone"))
-    before = cache.uids("Deployment")
+    before = cache.versions("Deployment")
     cache.put("Deployment", thing(name="f", uid="came-since"))
     assert cache.keep_only("Deployment", ["stays"], before) == {KEY}
     assert {name for _, name in cache.children(KEY)} == {"d", "f"}
@@ -90,15 +150,6 @@ def test_managed_fields_are_not_kept() -> None:
     cache = Cache()
     cache.put("Deployment", thing())
     assert "managedFields" not in cache.children(KEY)["Deployment", "d"]["metadata"]
-
-
-def test_a_group_of_pods_is_its_leader() -> None:
-    cache = Cache()
-    for index in ("0", "1"):
-        pod = thing("Pod", f"p-{index}", uid=f"p{index}")
-        pod["metadata"]["labels"] |= {names.LABEL_GROUP: "0", names.LABEL_GROUP_POD: index}
-        cache.put("Pod", pod)
-    assert [pod.name for pod in cache.pods(KEY)] == ["p-0"]
 
 
 @given(st.permutations([(uid, version) for uid in ("a", "b") for version in (1, 2, 3)]))
@@ -111,3 +162,15 @@ def test_any_order_of_states_ends_in_the_newest(order: list[tuple[str, int]]) ->
         "a": "3",
         "b": "3",
     }
+
+
+@given(st.permutations([(version, version % 3 != 0) for version in range(1, 8)]))
+def test_any_order_of_coming_and_going_ends_in_the_newest(order: list[tuple[int, bool]]) -> None:
+    """At versions 3 and 6 it had no label; at 7 it has it again."""
+    cache = Cache()
+    for version, labelled in order:
+        if labelled:
+            cache.put("Service", thing("Service", version=version))
+        else:
+            cache.remove("Service", "u1", version)
+    assert cache.children(KEY)["Service", "d"]["metadata"]["resourceVersion"] == "7"

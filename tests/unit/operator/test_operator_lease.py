@@ -32,7 +32,7 @@ def settings(identity: str = "a") -> OperatorSettings:
         identity=identity,
         lease_duration_s=15,
         lease_deadline_s=10,
-        lease_retry_s=0.01,
+        lease_retry_s=0.2,
     )
 
 

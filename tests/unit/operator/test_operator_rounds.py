@@ -73,13 +73,19 @@ class World:
     def of(self, name: str) -> list[Seen]:
         return [each for each in self.seen if each.service.name == name]
 
-    def put(self, name: str = "chat", uid: str = "u1", spec: dict[str, Any] = SPEC) -> Key:
+    def put(
+        self,
+        name: str = "chat",
+        uid: str = "u1",
+        spec: dict[str, Any] = SPEC,
+        generation: int = 1,
+    ) -> Key:
         """The service as a watch tells of it."""
         meta = {
             "name": name,
             "namespace": "ns",
             "uid": uid,
-            "generation": 1,
+            "generation": generation,
         }
         manifest = {"metadata": meta, "spec": spec}
         self.api.store(f"{SERVICES}/{name}", manifest)
@@ -94,7 +100,9 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def working(min_interval_s: float = 0.0, tick_s: float = 1000.0) -> AsyncIterator[World]:
+async def working(
+    min_interval_s: float = 0.0, tick_s: float = 1000.0, backoff_s: float = 0.01
+) -> AsyncIterator[World]:
     api, cache = KubeApi(), Cache()
     metrics = OperatorMetrics(CollectorRegistry())
     async with served(api) as configuration:
@@ -102,8 +110,8 @@ async def working(min_interval_s: float = 0.0, tick_s: float = 1000.0) -> AsyncI
         recorder = Recorder(client, "me", lambda: 0.0)
         controller = Controller(
             cache,
-            WorkQueue(min_interval_s, backoff_s=0.01, max_backoff_s=0.02),
-            Observer(cache, client, Silence(), frozenset, lambda: 0.0),
+            WorkQueue(min_interval_s, backoff_s, max_backoff_s=2 * backoff_s),
+            Observer(cache, client, Silence(), frozenset, frozenset, lambda: 0.0),
             lambda seen: world.taken(seen),
             Performer(client, cache, Silence(), recorder, metrics, lambda: world.leading),
             metrics,
@@ -142,6 +150,23 @@ async def test_a_service_gets_a_round_and_another_after_the_tick() -> None:
         await until(lambda: len(world.seen) >= 3)
 
 
+async def test_a_secret_that_was_refused_is_written_again_until_it_is_taken() -> None:
+    async with working(tick_s=0.01) as world:
+        taken = False
+        world.api.refuse = lambda method, path: (
+            (409, "Conflict") if "/secrets/" in path and not taken else None
+        )
+        world.decide = lambda seen: (
+            [Apply({**config_map("internal"), "kind": "Secret"})] if seen.rewrite_secrets else []
+        )
+        world.put()
+        await until(lambda: len(world.seen) >= 4)
+        assert all(seen.refused for seen in world.seen[1:])
+        taken = True
+        await until(lambda: not world.seen[-1].rewrite_secrets)
+        assert not world.seen[-1].refused
+
+
 async def test_what_was_refused_is_seen_in_the_next_round() -> None:
     async with working() as world:
         world.api.refuse = lambda method, path: (
@@ -159,6 +184,35 @@ async def test_what_was_refused_is_seen_in_the_next_round() -> None:
         world.controller.add(key)
         await until(lambda: len(world.seen) > before)
         assert world.seen[-1].refused == () and world.seen[-1].objects
+
+
+async def test_one_refused_object_keeps_the_rest_from_nothing_and_is_not_tried_at_each_event() -> (
+    None
+):
+    async with working(backoff_s=60.0) as world:
+        world.api.refuse = lambda method, path: (
+            (403, "Forbidden") if path.endswith("/denied") and method == "PATCH" else None
+        )
+        world.decide = lambda seen: [Apply(config_map("denied"))]
+        key = world.put()
+        await until(lambda: len(world.seen) == 1)
+        for number in range(2, 5):
+            world.controller.add(key)
+            await until(lambda number=number: len(world.seen) == number)  # type: ignore[misc]
+        assert [len(seen.refused) for seen in world.seen] == [0, 1, 1, 1]
+        writes = [path for method, path in world.api.calls if method == "PATCH"]
+        assert writes == [f"{MAPS}/denied"]
+
+
+async def test_a_new_generation_is_told_nothing_of_the_refusals_of_the_last() -> None:
+    async with working(backoff_s=60.0) as world:
+        world.api.refuse = lambda method, path: (422, "Invalid") if method == "PATCH" else None
+        world.decide = lambda seen: [Apply(config_map("settings"))]
+        world.put()
+        await until(lambda: len(world.seen) == 1)
+        world.put(generation=2)
+        await until(lambda: len(world.seen) == 2)
+        assert world.seen[1].refused == ()
 
 
 async def test_a_mistake_in_one_services_round_stops_no_other() -> None:
@@ -183,7 +237,7 @@ async def test_a_service_that_is_gone_is_forgotten() -> None:
         ]
         key = world.put()
         await until(lambda: 'service="chat"' in world.metrics.render().decode())
-        world.cache.remove(names.SERVICE_KIND, "u1")
+        world.cache.remove(names.SERVICE_KIND, "u1", 1000)
         world.controller.add(key)
         await until(lambda: world.gone)
         assert world.gone == ["u1"]
@@ -194,7 +248,7 @@ async def test_a_successor_of_the_same_name_is_another_service() -> None:
     async with working() as world:
         world.put(uid="u1")
         await until(lambda: len(world.seen) == 1)
-        world.cache.remove(names.SERVICE_KIND, "u1")
+        world.cache.remove(names.SERVICE_KIND, "u1", 1000)
         world.put(uid="u2")
         await until(lambda: len(world.seen) == 2)
         assert world.gone == ["u1"] and world.seen[1].service.uid == "u2"

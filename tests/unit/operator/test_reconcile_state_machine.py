@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from random import Random
 from typing import Any
 
 import hypothesis.strategies as st
@@ -24,7 +25,7 @@ ROLES = {"pre": "prefill", "dec": "decode", "more": "decode"}
 
 
 def spec(
-    image: str, counts: dict[str, int], limits: tuple[int, int], third: bool
+    image: str, counts: dict[str, int], limits: tuple[int, int], third: bool, nodes: int
 ) -> dict[str, Any]:
     surge, unavailable = limits
     return {
@@ -36,6 +37,7 @@ def spec(
                 role,
                 counts[name],
                 rollout={"maxSurge": surge, "maxUnavailable": unavailable},
+                parallelism={"tensor": nodes, "nodes": nodes if name == "dec" else 1},
             )
             for name, role in ROLES.items()
             if third or name != "more"
@@ -46,12 +48,18 @@ def spec(
 class Operating(RuleBasedStateMachine):
     """Rounds of the operator, whole and cut off, among all that can happen to a service."""
 
+    nodes_of_worker = 1
+    """Pods of a worker in the pool `dec`."""
+
     def __init__(self) -> None:
         super().__init__()
         self.counts = dict.fromkeys(POOLS, 2)
         self.limits = (1, 0)
         self.third = False
-        self.world = KubeWorld(spec(IMAGES[0], self.counts, self.limits, self.third))
+        self.world = KubeWorld(
+            spec(IMAGES[0], self.counts, self.limits, self.third, self.nodes_of_worker)
+        )
+        self.world.kinds = frozenset({"LeaderWorkerSet"})
         self.world.settle()
 
     # The operator.
@@ -59,6 +67,11 @@ class Operating(RuleBasedStateMachine):
     @rule()
     def round(self) -> None:
         self._round(None, frozenset())
+
+    @rule(random=st.randoms(use_true_random=False))
+    def round_in_any_order(self, random: Random) -> None:
+        """Actions are performed at the same time: none relies on another's being done."""
+        self._round(None, frozenset(), random)
 
     @rule(at_most=st.integers(0, 4))
     def killed_in_a_round(self, at_most: int) -> None:
@@ -69,9 +82,13 @@ class Operating(RuleBasedStateMachine):
         """Conflicts, time-outs: some actions do not happen, the others do."""
         self._round(None, refused)
 
-    def _round(self, at_most: int | None, refused: frozenset[int]) -> None:
+    def _round(
+        self, at_most: int | None, refused: frozenset[int], random: Random | None = None
+    ) -> None:
         world = self.world
         actions = world.actions()
+        if random is not None:
+            random.shuffle(actions)
         if any(isinstance(action, MarkVictim | SetTraffic) for action in actions):
             self._keeps_capacity(assess(world.seen(), world.installation), actions)
         for number, action in enumerate(actions[:at_most]):
@@ -206,17 +223,18 @@ class Operating(RuleBasedStateMachine):
     def a_child_is_deleted(self, number: int) -> None:
         # Without its settings an old revision cannot be brought back: its spec is gone.
         keys = [key for key in self.world.store.objects if key[0] not in ("Pod", "ConfigMap")]
-        key = sorted(keys)[number % len(keys)]
-        self.world.store.delete(key)
+        if keys:
+            self.world.store.delete(sorted(keys)[number % len(keys)])
 
     @rule(number=st.integers(0, 20))
     def a_child_is_changed(self, number: int) -> None:
         keys = sorted(key for key in self.world.store.objects if key[0] in BY_HAND)
-        key = keys[number % len(keys)]
-        self.world.store.merge(key, {"spec": BY_HAND[key[0]]})
+        if keys:
+            key = keys[number % len(keys)]
+            self.world.store.merge(key, {"spec": BY_HAND[key[0]]})
 
     def _edit(self, image: str) -> None:
-        self.world.edit(spec(image, self.counts, self.limits, self.third))
+        self.world.edit(spec(image, self.counts, self.limits, self.third, self.nodes_of_worker))
 
     def _pod(self, number: int) -> dict[str, Any] | None:
         pods = self.world.pods()
@@ -242,6 +260,7 @@ class Operating(RuleBasedStateMachine):
 def afresh(asked: dict[str, Any], sizes: dict[str, int]) -> KubeWorld:
     """The same service where nothing else ever happened."""
     world = KubeWorld(asked)
+    world.kinds = frozenset({"LeaderWorkerSet"})
     world.settle()
     for name, size in sizes.items():
         world.scale(name, size)
@@ -263,5 +282,13 @@ def children(world: KubeWorld) -> dict[tuple[str, str], Any]:
     return found
 
 
+class OperatingGroups(Operating):
+    """The same where a pool's workers are groups of pods."""
+
+    nodes_of_worker = 2
+
+
 Operating.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
 TestOperating = Operating.TestCase
+OperatingGroups.TestCase.settings = Operating.TestCase.settings
+TestOperatingGroups = OperatingGroups.TestCase

@@ -206,6 +206,50 @@ def test_canary_that_lost_a_role_gets_no_requests() -> None:
     assert world.traffic == {old: 1.0}
 
 
+def test_a_second_canary_takes_the_place_of_the_first_and_not_of_the_good_one() -> None:
+    canary = {"rollout": {"weight": 25}}
+    world = begun(pair(1, 4))
+    good = world.status["revision"]["current"]
+    world.edit({**pair(1, 4, "baton:2"), **canary})
+    world.settle()
+    assert workers(world)["baton:2"] == {"pre": 1, "dec": 1}
+    world.edit({**pair(1, 4, "baton:3"), **canary})
+    for _ in range(60):
+        step(world)
+        serving = workers(world)["baton:1"]
+        assert serving["pre"] == 1 and serving["dec"] >= 3
+        assert world.traffic[good] >= 0.75
+    assert workers(world) == {"baton:1": {"pre": 1, "dec": 3}, "baton:3": {"pre": 1, "dec": 1}}
+    assert world.traffic == {good: 0.75, world.status["revision"]["updating"]: 0.25}
+
+
+def test_an_abandoned_revision_takes_no_slot_of_the_stable_one() -> None:
+    world = begun(pair(2, 3))
+    world.edit({**pair(2, 3, "baton:2"), "rollout": {"weight": 25}})
+    world.settle()
+    world.broken_images = {"baton:3"}
+    world.edit({**pair(2, 3, "baton:3"), "rollout": {}})
+    for _ in range(60):
+        step(world)
+    assert workers(world) == {"baton:1": {"pre": 2, "dec": 3}}
+
+
+def test_an_abandoned_revision_serves_on_where_the_stable_one_cannot() -> None:
+    world = begun(pair(1, 1))
+    world.edit({**pair(1, 1, "baton:2"), "rollout": {"weight": 50}})
+    world.settle()
+    world.broken_images = {"baton:1", "baton:3"}
+    for each in world.pods("worker"):
+        if each["spec"]["containers"][0]["image"] == "baton:1":
+            world.crash(each)
+    world.edit(pair(1, 1, "baton:3") | {"rollout": {"weight": 50}})
+    for _ in range(60):
+        step(world)
+        assert workers(world)["baton:2"] == {"pre": 1, "dec": 1}
+    world.broken_images = {"baton:1"}
+    watch(world, lambda: workers(world).get("baton:3") == {"pre": 1, "dec": 1})
+
+
 def test_canary_needs_room_beside_the_old_worker() -> None:
     limits = {"maxSurge": 0, "maxUnavailable": 1}
     world = begun(pair(1, 1, **limits))
@@ -271,3 +315,31 @@ def test_another_version_of_the_operator_changes_no_pod(monkeypatch: pytest.Monk
     world.edit({"slo": {"ttftSeconds": 1.0}})
     applied = [each.manifest for each in world.actions() if isinstance(each, Apply)]
     assert [each for each in applied if names.LABEL_POOL in each["metadata"]["labels"]] == []
+
+
+def test_the_operators_image_is_kept_and_no_image_of_the_user_takes_its_place() -> None:
+    asked = pair(1, 1)
+    del asked["image"]
+    world = begun(asked)
+    world.installation = replace(world.installation, image="baton:9")
+    world.broken_images = {"baton:typo"}
+    world.edit({"image": "baton:typo"})
+    for _ in range(20):
+        step(world)
+    assert world.status["image"] == "baton:typo"
+    del world.spec["image"]
+    world.generation += 1
+    world.settle()
+    assert workers(world) == {"baton:1": {"pre": 1, "dec": 1}}
+    assert (world.status["image"], world.status["defaultImage"]) == ("baton:1", "baton:1")
+
+
+def test_a_service_that_always_named_its_image_takes_the_operators_once_it_names_none() -> None:
+    world = begun(pair(1, 1, "baton:2"))
+    assert "defaultImage" not in world.status
+    world.installation = replace(world.installation, image="baton:9")
+    del world.spec["image"]
+    world.generation += 1
+    world.settle()
+    assert workers(world) == {"baton:9": {"pre": 1, "dec": 1}}
+    assert world.status["defaultImage"] == "baton:9"

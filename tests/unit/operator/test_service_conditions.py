@@ -11,9 +11,11 @@ import pytest
 from baton_operator import names
 from baton_operator.actions import Apply, PatchStatus
 from baton_operator.decide.reconcile import reconcile, refusal
+from baton_operator.decide.troubles import Trouble
 from baton_operator.resources.context import Installation
 from baton_operator.seen import EventSeen, PodSeen, Progress, Refused, Seen, Signals
-from fakes.kube_world import COMMIT, KubeWorld
+from fakes.kube_groups import is_other
+from fakes.kube_world import COMMIT, UID, KubeWorld
 from fakes.service_specs import pair, pool
 
 HUB = {"source": "acme/model-8b", "revision": "v1"}
@@ -81,7 +83,7 @@ def test_objectives(signals: Signals | None, expected: tuple[str, str]) -> None:
     assert reasons(found, "SLOMet") == [expected]
 
 
-def test_several_nodes_are_refused_before_any_worker_is_made() -> None:
+def test_workers_of_several_nodes_wait_for_the_kind_that_makes_them() -> None:
     wide = pool("dec", "decode", 1, parallelism={"tensor": 4, "nodes": 2})
     world = service(pools=[pool("pre", "prefill", 1), wide])
     found = told(world)
@@ -89,9 +91,41 @@ def test_several_nodes_are_refused_before_any_worker_is_made() -> None:
         ("True", "LeaderWorkerSetMissing"),
         ("False", "LeaderWorkerSetMissing"),
     ]
+    assert found["Stalled"]["message"] == (
+        "pool dec has parallelism.nodes above 1, for which the cluster has no LeaderWorkerSet: "
+        "install it (https://lws.sigs.k8s.io), or set nodes to 1"
+    )
     assert world.status["phase"] == "Stalled"
     assert not world.store.of_kind("Deployment")
     world.kinds = frozenset({"LeaderWorkerSet"})
+    world.settle()
+    assert reasons(told(world), "Stalled", "Ready") == [
+        ("False", "NotStalled"),
+        ("True", "Serving"),
+    ]
+    assert [each["metadata"]["labels"][names.LABEL_POOL] for each in sets(world)] == ["dec"]
+
+
+def test_a_pod_that_a_group_lacks_is_told() -> None:
+    wide = pool("dec", "decode", 1, parallelism={"tensor": 4, "nodes": 2})
+    world = service(pools=[pool("pre", "prefill", 1), wide])
+    world.kinds = frozenset({"LeaderWorkerSet"})
+    world.settle()
+    [other] = [each for each in world.pods("worker") if is_other(each)]
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    other["status"] = {"conditions": [{**unscheduled, "message": "0/3 nodes are available"}]}
+    found = told(world)
+    assert reasons(found, "Degraded") == [("True", "Unschedulable")]
+    assert other["metadata"]["name"] in found["Degraded"]["message"]
+
+
+@pytest.mark.parametrize("parallelism", [{"tensor": 2}, {"pipeline": 2}, {"tensor": 2, "nodes": 2}])
+def test_ranks_that_the_engine_has_not_are_refused(parallelism: dict[str, int]) -> None:
+    pools = [
+        pool("pre", "prefill", 1, engine={}),
+        pool("dec", "decode", 1, engine={}, parallelism=parallelism),
+    ]
+    world = service(pools=pools)
     found = told(world)
     assert reasons(found, "Stalled", "Ready", "Degraded") == [
         ("True", "ParallelismUnsupported"),
@@ -99,13 +133,18 @@ def test_several_nodes_are_refused_before_any_worker_is_made() -> None:
         ("False", "AsExpected"),
     ]
     assert found["Stalled"]["message"] == (
-        "pool dec: workers of this version run on one node; set parallelism.nodes to 1"
+        "pool dec: the torch engine of this version computes on one rank, and what parallelism "
+        "asks for beyond it would stay unused; set tensor, pipeline and nodes to 1"
     )
-    assert not world.store.of_kind("LeaderWorkerSet")
-    world.edit({"pools": [pool("pre", "prefill", 1), pool("dec", "decode", 1)]})
+    assert not world.store.of_kind("Deployment")
+    world.edit({"pools": [pools[0], pool("dec", "decode", 1, engine={})]})
     world.settle()
     assert reasons(told(world), "Stalled") == [("False", "NotStalled")]
     assert len(world.store.of_kind("Deployment")) == 3
+
+
+def sets(world: KubeWorld) -> list[dict[str, Any]]:
+    return world.store.of_kind("LeaderWorkerSet")
 
 
 def test_monitors_are_made_of_kinds_that_the_cluster_has() -> None:
@@ -115,15 +154,6 @@ def test_monitors_are_made_of_kinds_that_the_cluster_has() -> None:
     world.settle()
     assert len(world.store.of_kind("PodMonitor")) == 1
     assert not world.store.of_kind("ServiceMonitor")
-
-
-def test_ranks_that_stay_unused_are_told() -> None:
-    wide = pool("dec", "decode", 1, parallelism={"tensor": 2}, gpus=2)
-    world = service(pools=[pool("pre", "prefill", 1), wide])
-    assert reasons(told(world), "Degraded") == [("True", "ParallelismUnsupported")]
-    world.edit({"pools": [pool("pre", "prefill", 1), pool("dec", "decode", 1)]})
-    world.settle()
-    assert reasons(told(world), "Degraded") == [("False", "AsExpected")]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +234,35 @@ def test_pods_that_cannot_start(reason: str) -> None:
     assert world.status["phase"] == "Degraded"
 
 
+def test_a_pod_that_comes_up_again_after_it_crashed_still_crashes() -> None:
+    world = service()
+    told(world)
+    world.controllers()
+    again = {"phase": "Running", "restarts": 3, "reason": "OOMKilled", "message": "no memory"}
+
+    def restarted(seen: Seen, **more: Any) -> Seen:
+        return replace(seen, pods=tuple(replace(pod, **again, **more) for pod in seen.pods))
+
+    found = told(world, restarted)
+    assert reasons(found, "Degraded") == [("True", "CrashLoop")]
+    assert "no memory (3 restarts)" in found["Degraded"]["message"]
+    # One that drains is not ready on purpose, whatever was before.
+    draining = told(world, lambda seen: restarted(seen, drain_since=1.0))
+    assert reasons(draining, "Degraded") == [("False", "AsExpected")]
+
+
+def test_a_forbidden_cache_is_not_the_transports_fault() -> None:
+    cache = {"type": "HostPath", "path": "/models"}
+    world = service(model={"source": "baton-tiny", "cache": cache})
+    world.pod_security = "restricted"
+    found = told(world)
+    assert reasons(found, "Stalled", "TransportReady") == [
+        ("True", "ForbiddenByNamespace"),
+        ("Unknown", "NoWorker"),
+    ]
+    assert found["Stalled"]["message"].endswith("or take another cache")
+
+
 def test_evicted_pod_is_news_only_until_another_serves() -> None:
     world = running()
     evicted = PodSeen("old", "u", "worker", "dec", "decode", phase="Failed", reason="Evicted")
@@ -240,7 +299,8 @@ def test_evicted_pod_is_news_only_until_another_serves() -> None:
         (
             "ClaimUnbound",
             EventSeen(
-                "PersistentVolumeClaim", "c", "ProvisioningFailed", "no persistentvolumeclaim", 1.0
+                *("PersistentVolumeClaim", "c", "ProvisioningFailed"),
+                *('storageclass.storage.k8s.io "fast" not found', 1.0),
             ),
         ),
     ],
@@ -273,7 +333,7 @@ def test_quota_that_a_deployment_reports() -> None:
 def test_own_secret_is_written_again_when_a_pod_misses_it() -> None:
     world = running()
     assert not [each for each in world.actions() if isinstance(each, Apply)]
-    message = f'secret "{names.internal_secret("demo")}" not found'
+    message = f'secret "{names.internal_secret("demo", UID)}" not found'
     missed = EventSeen("Pod", "p", "FailedMount", message, 1.0)
     for change in ({"events": (missed,)}, {"rewrite_secrets": True}):
         actions = reconcile(replace(world.seen(), **change), world.installation)
@@ -413,7 +473,8 @@ def test_nothing_is_done_to_a_service_that_is_being_deleted() -> None:
 
 def test_spec_that_cannot_be_read_is_said_once() -> None:
     world = running()
-    actions = refusal("demo", 7, world.status, "spec.pools: bad", world.now_s)
+    bad = Trouble("SpecInvalid", "spec.pools: bad")
+    actions = refusal("demo", 7, world.status, bad, world.now_s)
     status = next(each.status for each in actions if isinstance(each, PatchStatus))
     found = {each["type"]: each for each in status["conditions"]}
     assert reasons(found, "Stalled", "Ready") == [
@@ -421,4 +482,4 @@ def test_spec_that_cannot_be_read_is_said_once() -> None:
         ("Unknown", "SpecInvalid"),
     ]
     assert (status["observedGeneration"], status["phase"]) == (7, "Stalled")
-    assert refusal("demo", 7, status, "spec.pools: bad", world.now_s + 60) == []
+    assert refusal("demo", 7, status, bad, world.now_s + 60) == []

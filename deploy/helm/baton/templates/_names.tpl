@@ -16,9 +16,14 @@
 {{- define "baton.redis.name" -}}{{ include "baton.fullname" . }}-redis{{- end -}}
 {{- define "baton.crds.name" -}}{{ include "baton.fullname" . }}-crds{{- end -}}
 
-{{/* Cluster-wide objects of two releases of one name in two namespaces must not meet. */}}
+{{- define "baton.redis.claim" -}}{{ include "baton.redis.name" . }}-data{{- end -}}
+
+{{/*
+Names of cluster-wide objects: (list $ "name in the namespace"). A colon is in no namespace and in
+no such name, so those of two releases never meet.
+*/}}
 {{- define "baton.clusterName" -}}
-{{ printf "%s-%s" .Release.Namespace (include "baton.operator.name" .) }}
+{{ (index . 0).Release.Namespace }}:{{ index . 1 }}
 {{- end -}}
 
 {{- define "baton.serviceAccountName" -}}

@@ -14,7 +14,7 @@ from baton_operator.decide.report.verdicts import num_serving, verdicts
 from baton_operator.decide.rollout.goals import PoolState
 from baton_operator.decide.rollout.traffic import weights
 from baton_operator.decide.situation import Situation
-from baton_operator.seen import Manifest
+from baton_operator.seen import Manifest, Seen
 from baton_operator.types.status import RevisionStatus
 
 
@@ -50,6 +50,7 @@ def _service_status(situation: Situation) -> dict[str, Any]:
         "revision": _revision_part(situation),
         "model": _model_part(situation),
         "image": situation.image,
+        "defaultImage": situation.default_image,
         "slo": measured(seen),
         "startup": _startup(situation),
     }
@@ -148,6 +149,12 @@ def _pool_statuses(situation: Situation) -> Iterator[Action]:
             yield PatchStatus(names.POOL_KIND, name, status)
 
 
+def _counted_pods(seen: Seen, pool: str) -> dict[str, str]:
+    """Labels of the pods by which an autoscaler measures: it takes each for a replica."""
+    spec, selector = seen.service.spec.pool(pool), names.pool_selector(seen.service.name, pool)
+    return selector | names.GROUP_LEADER if spec and spec.parallelism.nodes > 1 else selector
+
+
 def _pool_status(situation: Situation, pool: PoolState, live: Manifest) -> dict[str, Any]:
     seen = situation.seen
     pods = [pod for pod in seen.workers if pod.pool == pool.name and not pod.deleting]
@@ -163,7 +170,7 @@ def _pool_status(situation: Situation, pool: PoolState, live: Manifest) -> dict[
     return {
         "replicas": len(pods),
         "readyReplicas": ready,
-        "selector": names.selector_text(names.pool_selector(seen.service.name, pool.name)),
+        "selector": names.selector_text(_counted_pods(seen, pool.name)),
         "observedGeneration": generation,
         "conditions": joined(
             (live.get("status") or {}).get("conditions") or (), found, generation, seen.now_s

@@ -166,7 +166,8 @@ def _model_cached(situation: Situation) -> Verdict:
 def _transport_ready(situation: Situation) -> Verdict:
     kind, profile = "TransportReady", situation.seen.service.spec.transport.profile
     forbidden = [each for each in situation.blocking if each.reason == "ForbiddenByNamespace"]
-    if forbidden:
+    # No namespace forbids tcp: then it is the model's cache.
+    if forbidden and profile != "tcp":
         return Verdict(kind, "False", "ForbiddenByNamespace", forbidden[0].message)
     if any(map(num_serving, situation.rollout.pools)):
         return Verdict(kind, "True", f"Profile{profile.capitalize()}", f"workers use {profile}")

@@ -170,13 +170,18 @@ def _beside(pool: PoolState, rollout: Rollout, new: int) -> dict[str, int]:
     """`new` workers of the target, and old ones that make up for those that are missing."""
     wanted = {rollout.target: new} if rollout.target else {}
     old = min(pool.desired, pool.ceiling - new)
-    if rollout.is_canary and rollout.weight is not None and _has_pair(rollout, rollout.pools):
+    settled = rollout.is_canary and _has_pair(rollout, rollout.pools)
+    if settled and rollout.weight is not None:
         old = min(old, pool.desired - math.floor(pool.desired * rollout.weight / 100))
+    has_stable = pool.of(rollout.stable) is not None
+    # Beside a canary that serves, the stable revision is waited for: nobody else would end it.
+    can_stable = has_stable and (settled or pool.available(rollout.stable) > 0)
     for revision in rollout.others:
-        # What serves may go on; what does not only takes the place of the target.
-        wanted[revision] = min(pool.kept(revision), pool.available(revision), old)
-        old -= wanted[revision]
-    if rollout.stable is not None and rollout.stable in pool.workloads:
+        # They were given up: they serve on only where the stable revision cannot.
+        kept = 0 if can_stable else min(pool.kept(revision), pool.available(revision), old)
+        wanted[revision] = kept
+        old -= kept
+    if rollout.stable is not None and has_stable:
         wanted[rollout.stable] = old
     return wanted
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from baton_operator.decide.clocks import is_ahead
 from baton_operator.decide.rollout.goals import PoolState, Rollout, goals
 from baton_operator.decide.text import time_text, unix_s
 from baton_operator.types.status import RevisionStatus
@@ -60,6 +61,8 @@ def advanced(
     score, best, since = _score(rollout), before.progress, before.since
     if before.updating != target or best is None or score > best:
         best, since = score, None
+    if since is not None and is_ahead(unix_s(since), now_s):
+        since = None
     if rollout.paused or _waits_as_canary(rollout):
         # The clock stands while somebody wants it to wait, and begins anew afterwards.
         since, failed = None, False

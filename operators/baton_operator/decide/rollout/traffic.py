@@ -11,11 +11,14 @@ def weights(rollout: Rollout) -> dict[str, float]:
     """Shares by revision, together 1; empty: by ready capacity.
 
     Only with a `weight`, and only between revisions that can serve: one that has no worker of some
-    role gets nothing. The old revisions share the rest by what they can do together.
+    role gets nothing. The rest is the stable revision's; only where that cannot serve do those
+    that were given up share it, by what they can do together.
     """
     if rollout.weight is None or rollout.over or rollout.target is None:
         return {}
-    old = [r for r in (rollout.stable, *rollout.others) if r is not None]
+    stable = rollout.stable
+    serves = stable is not None and pairs(rollout, stable) > 0
+    old = [stable] if stable is not None and serves else rollout.others
     capacity = {r: pairs(rollout, r) for r in old}
     capacity = {revision: count for revision, count in capacity.items() if count}
     if not pairs(rollout, rollout.target):

@@ -8,6 +8,9 @@ One step a round for each victim, each read off what is seen:
    controller takes it before any other;
 4. lowered: the count goes down by as many.
 
+A LeaderWorkerSet removes its highest groups, whatever they cost: those are its victims, and the
+count goes down no further than to the highest that is still busy.
+
 Somebody else may delete or bring up pods in between. Who is marked and not a victim (any more) is
 called back: undrained, its deletion cost taken off, and when it drains no more, the mark, too.
 """
@@ -16,8 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from baton_operator.actions import Action, Drain, Emit, MarkVictim, Scale, Undrain
+from baton_operator.decide.clocks import is_ahead
 from baton_operator.decide.rollout.surge import Size
 from baton_operator.decide.rollout.workloads import Workload, drains
 from baton_operator.seen import PodSeen, Signals
@@ -41,12 +46,11 @@ class Clearing:
 
 def resize(workload: Workload, size: Size, clearing: Clearing) -> list[Action]:
     """The next step of a workload that exists towards its size."""
-    surplus = max(0, workload.replicas - size.keep)
-    missing = max(0, workload.replicas - len(workload.pods))
-    victims = workload.pods[: max(0, surplus - missing)]
+    going = workload.slots[: max(0, workload.replicas - size.keep)]
+    victims = [pod for pod in going if pod is not None]
     actions = list(_steps(victims, clearing))
     actions += _called_back(workload, victims, clearing.signals)
-    replicas = size.replicas - min(surplus, missing) - _num_leaving(victims, clearing)
+    replicas = size.replicas - _num_leaving(going, clearing, workload.in_order)
     if replicas != workload.replicas:
         actions.append(_scale(workload, replicas))
     return actions
@@ -54,7 +58,7 @@ def resize(workload: Workload, size: Size, clearing: Clearing) -> list[Action]:
 
 def _steps(victims: Sequence[PodSeen], clearing: Clearing) -> Iterator[Action]:
     for pod in victims:
-        if pod.drain_since is None:
+        if pod.drain_since is None or is_ahead(pod.drain_since, clearing.now_s):
             told = Emit("Normal", "Draining", f"worker {pod.name} is to go: {clearing.reason}")
             yield MarkVictim(pod.name, pod.uid, DRAINING_COST, clearing.now_s, told)
         elif not _is_cleared(pod, clearing):
@@ -81,13 +85,14 @@ def _called_back(
             yield MarkVictim(pod.name, pod.uid, None, None, told)
 
 
-def _num_leaving(victims: Sequence[PodSeen], clearing: Clearing) -> int:
-    """Victims by which the count may go down now."""
-    cleared = [_is_cleared(pod, clearing) and pod.deletion_cost <= EMPTY_COST for pod in victims]
-    if victims and victims[0].group_index is not None:
-        # Always the highest groups go: not past one that is still busy.
-        return cleared.index(False) if False in cleared else len(cleared)
-    return sum(cleared)
+def _num_leaving(going: Sequence[PodSeen | None], clearing: Clearing, in_order: bool) -> int:
+    """Replicas by which the count may go down now."""
+    free = [
+        pod is None or (_is_cleared(pod, clearing) and pod.deletion_cost <= EMPTY_COST)
+        for pod in going
+    ]
+    # In order: not past one that is still busy.
+    return sum(takewhile(bool, free)) if in_order else sum(free)
 
 
 def _is_cleared(pod: PodSeen, clearing: Clearing) -> bool:

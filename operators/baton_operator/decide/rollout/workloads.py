@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -16,7 +16,10 @@ WORKLOAD_KINDS = ("Deployment", LEADER_WORKER_SET)
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The Deployment or LeaderWorkerSet of one revision of a pool. A pod here is a worker."""
+    """The Deployment or LeaderWorkerSet of one revision of a pool.
+
+    A pod here is a worker: of a group, its leader.
+    """
 
     pool: str
     role: str
@@ -34,6 +37,16 @@ class Workload:
     """Of `pods`: those that take new requests."""
     broken: int = 0
     """Kept replicas that would go first and serve nothing: missing, starting or failing."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether its controller removes the highest number, whatever is there."""
+        return self.kind == LEADER_WORKER_SET
+
+    @property
+    def slots(self) -> tuple[PodSeen | None, ...]:
+        """Each replica, in the order in which they would go; None: it has no pod (yet)."""
+        return slots(self.pods, self.replicas, self.in_order)
 
     @property
     def kept(self) -> int:
@@ -69,10 +82,16 @@ def _workload(
         (pod for pod in found if not pod.deleting and pod.phase not in ("Succeeded", "Failed")),
         key=lambda pod: removal_key(pod, signals),
     )
-    # Its controller was told of fewer and removes these next.
-    staying = staying[max(0, len(staying) - replicas) :]
-    unchosen = [pod for pod in staying if pod.drain_since is None]
-    idle = takewhile(lambda pod: not serves(pod, signals), unchosen)
+    in_order = kind == LEADER_WORKER_SET
+    # The others are removed next: their controller was told of fewer.
+    if in_order:
+        staying = [pod for pod in staying if (pod.group_index or 0) < replicas]
+    else:
+        staying = staying[max(0, len(staying) - replicas) :]
+    unchosen = (
+        pod for pod in slots(staying, replicas, in_order) if pod is None or pod.drain_since is None
+    )
+    idle = takewhile(lambda pod: pod is None or not serves(pod, signals), unchosen)
     return Workload(
         pool=labels[names.LABEL_POOL],
         role=labels[names.LABEL_ROLE],
@@ -84,8 +103,19 @@ def _workload(
         pods=tuple(staying),
         num_pods=len(found),
         available=sum(serves(pod, signals) for pod in staying),
-        broken=max(0, replicas - len(staying)) + sum(1 for _ in idle),
+        broken=sum(1 for _ in idle),
     )
+
+
+def slots(pods: Sequence[PodSeen], replicas: int, in_order: bool) -> tuple[PodSeen | None, ...]:
+    """`Workload.slots` of `pods`, which are in the order in which they would go.
+
+    A ReplicaSet makes up for a missing pod by removing one less; a LeaderWorkerSet does not.
+    """
+    if not in_order:
+        return (None,) * (replicas - len(pods)) + tuple(pods)
+    numbered = {pod.group_index: pod for pod in pods}
+    return tuple(numbered.get(index) for index in reversed(range(replicas)))
 
 
 def serves(pod: PodSeen, signals: Signals | None) -> bool:

@@ -61,6 +61,7 @@ def worker_config(context: Context, pool: PoolSpec) -> str:
             "port": names.WORKER_GRPC_PORT,
             "health_port": names.WORKER_HEALTH_PORT,
             "ray": True,
+            "num_nodes": pool.parallelism.nodes if pool.parallelism.nodes > 1 else None,
             "drain_grace_s": pool.drain_seconds,
         },
         "transfer": {

@@ -67,7 +67,9 @@ def fetch_job(context: Context) -> Manifest:
     source = _source(context) if shared else {"emptyDir": {}}
     volumes = [*pod.scratch(), pod.volume(_VOLUME, paths.MODELS, source)]
     command = ["baton", "fetch", "--result", "/dev/termination-log"]
-    if not shared:
+    if shared:
+        command += ["--progress-port", str(names.WORKER_HEALTH_PORT)]
+    else:
         command.append("--no-weights")
     container = pod.container_basics(context, "fetch", command)
     container["env"] = [

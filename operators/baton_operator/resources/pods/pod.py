@@ -98,7 +98,8 @@ def settings(config_map: str) -> tuple[Manifest, Manifest]:
 
 def internal(context: Context) -> tuple[Manifest, Manifest]:
     """The service's own Secret."""
-    return secret_volume("internal", names.internal_secret(context.name), paths.INTERNAL_FOLDER)
+    secret = names.internal_secret(context.name, context.service.uid)
+    return secret_volume("internal", secret, paths.INTERNAL_FOLDER)
 
 
 def user_secrets(context: Context) -> list[tuple[Manifest, Manifest]]:

@@ -34,7 +34,8 @@ def store_environment(context: Context) -> list[Manifest]:
     """What tells workers and gateways the store's address, and how to log in."""
     redis = context.spec.store.redis
     if redis is None:
-        return [_from_secret("BATON_STORE__URL", names.internal_secret(context.name), URL_KEY)]
+        own = names.internal_secret(context.name, context.service.uid)
+        return [_from_secret("BATON_STORE__URL", own, URL_KEY)]
     secret = redis.secret
     address = _address(redis)
     if address is None:

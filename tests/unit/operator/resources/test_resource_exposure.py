@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from baton_operator import names
 from baton_operator.resources.autoscaling import gateway_autoscaler
 from baton_operator.resources.context import Context
 from baton_operator.resources.disruption import gateway_budget, pool_budget
@@ -13,7 +14,7 @@ from baton_operator.resources.monitors import monitors
 from baton_operator.resources.service_accounts import service_accounts
 from baton_operator.resources.shared import children
 from baton_operator.resources.worker_pool import worker_pool
-from fakes.model_services import INSTALLATION, context_of
+from fakes.model_services import INSTALLATION, UID, context_of
 
 GATE = {"name": "gate", "namespace": "infra", "sectionName": "https", "port": 443}
 
@@ -118,7 +119,7 @@ def test_a_small_service_owns_just_this() -> None:
         ("PodDisruptionBudget", "demo-gateway"),
         ("PodDisruptionBudget", "demo-prefill"),
         ("PodMonitor", "demo-worker"),
-        ("Secret", "demo-internal"),
+        ("Secret", names.internal_secret("demo", UID)),
         ("Service", "demo-gateway"),
         ("ServiceAccount", "demo-gateway"),
         ("ServiceAccount", "demo-worker"),

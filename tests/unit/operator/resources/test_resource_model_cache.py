@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from baton_operator import names
 from baton_operator.resources.context import Context
 from baton_operator.resources.gateway import gateway_template
 from baton_operator.resources.pods.model_cache import claim, fetch_job, fetch_job_name
@@ -100,7 +101,12 @@ def test_a_model_of_each_pod_is_only_looked_up() -> None:
 
 def test_the_outcome_stands_in_the_pods_status() -> None:
     command = fetching(model(NEW))["spec"]["containers"][0]["command"]
-    assert command == ["baton", "fetch", "--result", "/dev/termination-log"]
+    assert command[:4] == ["baton", "fetch", "--result", "/dev/termination-log"]
+
+
+def test_a_download_tells_how_far_it_is_where_workers_do() -> None:
+    command = fetching(model(NEW))["spec"]["containers"][0]["command"]
+    assert command[-2:] == ["--progress-port", str(names.WORKER_HEALTH_PORT)]
 
 
 def test_another_model_or_volume_is_another_job() -> None:

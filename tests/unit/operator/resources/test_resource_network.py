@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from baton_operator import names
 from baton_operator.resources.context import Context
 from baton_operator.resources.network_policies import network_policies
 from fakes.model_services import context_of
@@ -70,9 +71,10 @@ def test_the_internet_is_for_those_who_download(component: str) -> None:
     assert egress_anywhere(policy(context_of(PER_POD), component)) == {53, 80, 443}
 
 
-def test_what_fetches_lets_nobody_in() -> None:
+def test_what_fetches_is_asked_how_far_it_is_and_nothing_else() -> None:
     spec = policy(context_of(SHARED), "fetch")
-    assert spec["ingress"] == [] and egress_anywhere(spec) == {53, 80, 443}
+    asked = {"protocol": "TCP", "port": names.WORKER_HEALTH_PORT}
+    assert spec["ingress"] == [{"ports": [asked]}] and egress_anywhere(spec) == {53, 80, 443}
     assert len(network_policies(context_of())) == 2
 
 

@@ -154,7 +154,7 @@ def test_what_a_pod_mounts_is_there(context: Context) -> None:
         for volume in volumes.values():
             if "configMap" in volume:
                 assert ("ConfigMap", volume["configMap"]["name"]) in made
-        assert ("Secret", names.internal_secret(context.name)) in made
+        assert ("Secret", names.internal_secret(context.name, context.service.uid)) in made
         assert ("ServiceAccount", spec["serviceAccountName"]) in made
 
 

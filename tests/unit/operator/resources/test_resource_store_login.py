@@ -10,6 +10,7 @@ import pytest
 from redis.connection import parse_url
 
 from baton.core.store_url import check_store_url, parse_group
+from baton_operator import names
 from baton_operator.resources.context import Context
 from baton_operator.resources.internal_secret import derived, internal_secret
 from baton_operator.resources.pods.store_login import bundled_user, key_prefix, store_environment
@@ -61,7 +62,10 @@ def test_the_bundled_store_gets_a_user_of_the_service() -> None:
     assert found["password"] == derived(KEY, UID, "redis-password")
     assert (found["host"], found["port"]) == ("baton-redis.baton-system.svc", 6379)
     (variable,) = store_environment(context_of())
-    assert variable["valueFrom"]["secretKeyRef"] == {"name": "demo-internal", "key": "redis-url"}
+    assert variable["valueFrom"]["secretKeyRef"] == {
+        "name": names.internal_secret("demo", UID),
+        "key": "redis-url",
+    }
 
 
 def test_with_a_store_of_the_users_the_secret_holds_none() -> None:

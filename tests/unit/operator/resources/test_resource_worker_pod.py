@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from baton_operator import names
 from baton_operator.resources.context import Context
 from baton_operator.resources.pods.worker import worker_template
-from fakes.model_services import container, context_of, environment, mounts, with_pool
+from fakes.model_services import UID, container, context_of, environment, mounts, with_pool
 
 
 def template(context: Context) -> dict[str, Any]:
@@ -53,7 +54,10 @@ def test_shared_memory_is_memory() -> None:
 def test_the_token_is_readable_by_the_pods_group_alone() -> None:
     found = template(context_of())
     volume, read_only = mounts(found)["/etc/baton-internal"]
-    assert volume["secret"] == {"secretName": "demo-internal", "defaultMode": 0o440}
+    assert volume["secret"] == {
+        "secretName": names.internal_secret("demo", UID),
+        "defaultMode": 0o440,
+    }
     assert read_only and found["spec"]["securityContext"]["fsGroup"] == 65532
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
+from baton.core.settings import Settings
 from baton_operator.resources.context import Context
 from baton_operator.resources.revision_config import revision_config
 from baton_operator.resources.worker_deployment import workload
 from fakes.model_services import container, context_of, with_pool
 
+TEMPLATES = ("leaderTemplate", "workerTemplate")
 WIDE = {"gpus": 8, "parallelism": {"tensor": 8, "pipeline": 2, "nodes": 2}}
 
 
@@ -53,9 +57,21 @@ def test_a_worker_over_several_nodes_is_a_group_of_pods() -> None:
     groups = found["spec"]["leaderWorkerTemplate"]
     assert (found["spec"]["replicas"], groups["size"]) == (3, 2)
     leader, other = groups["leaderTemplate"], groups["workerTemplate"]
-    assert container(leader)["command"][:2] == ["baton", "worker"]
-    assert container(other)["command"][:2] == ["ray", "start"]
-    assert "$(LWS_LEADER_ADDRESS):6379" in container(other)["command"][2]
+    command = container(leader)["command"]
+    assert command[:2] == ["baton", "worker"]
+    # The address is set in the container by LeaderWorkerSet, and put in by the kubelet.
+    assert container(other)["command"] == [*command, "--join", "$(LWS_LEADER_ADDRESS)"]
+    assert leader["metadata"]["labels"] == other["metadata"]["labels"]
+    assert groups["restartPolicy"] == "RecreateGroupOnPodRestart"
+
+
+def test_only_a_worker_over_several_nodes_waits_for_others() -> None:
+    context = with_pool(context_of(), **WIDE)
+    config = Settings.model_validate(
+        yaml.safe_load(revision_config(context, "r1")["data"]["all.yaml"])
+    )
+    assert (config.worker.ray, config.worker.num_nodes) == (True, 2)
+    assert "num_nodes" not in revision_config(context_of(), "r1")["data"]["decode.yaml"]
 
 
 def test_only_the_leader_of_a_group_is_a_worker_to_be_asked() -> None:
@@ -65,5 +81,7 @@ def test_only_the_leader_of_a_group_is_a_worker_to_be_asked() -> None:
     ).keys()
     other = container(groups["workerTemplate"])
     assert not {"startupProbe", "livenessProbe", "readinessProbe", "ports"} & other.keys()
+    # The leader drains with their GPUs.
+    assert len({groups[each]["spec"]["terminationGracePeriodSeconds"] for each in TEMPLATES}) == 1
     assert other["resources"] == container(groups["leaderTemplate"])["resources"]
     assert other["volumeMounts"] == container(groups["leaderTemplate"])["volumeMounts"]
