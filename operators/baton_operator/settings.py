@@ -72,9 +72,10 @@ class OperatorSettings(BaseSettings):
     """Longest time between two rounds of a service, for what no event tells: the gateways'
     measurements, deadlines."""
     backoff_s: float = Field(default=1, gt=0)
-    """Wait after a round that failed; twice as long after each further one."""
+    """Wait after a round that failed, and before a refused object is tried again; twice as long
+    after each further time."""
     max_backoff_s: float = Field(default=120, gt=0)
-    """Longest wait after a round that failed."""
+    """The longest such wait."""
     resync_s: float = Field(default=600, gt=0)
     """What was watched is listed again this often, and what is never read is written again."""
 
