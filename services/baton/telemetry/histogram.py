@@ -8,12 +8,14 @@ renders them like its own.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.utils import INF, floatToGoString
+
+from baton.telemetry.family import Family
 
 
 class Series:
@@ -38,8 +40,8 @@ class Series:
         family.add_metric(labels, list(zip(bounds, counts, strict=True)), self._sum)
 
 
-class Histogram:
-    """A family of series, told apart by labels. `bounds` of the buckets rise."""
+class Histogram(Family[Series, HistogramMetricFamily]):
+    """A family of series. `bounds` of the buckets rise."""
 
     def __init__(
         self,
@@ -49,36 +51,18 @@ class Histogram:
         label_names: Sequence[str],
         registry: CollectorRegistry,
     ) -> None:
-        self.name = name
         self.bounds = tuple(map(float, bounds))
-        self._documentation = documentation
-        self._label_names = tuple(label_names)
-        self._series: dict[tuple[str, ...], Series] = {}
-        if not label_names:
-            # Shown from the start, as the library does.
-            self.labels()
-        registry.register(self)
-
-    def labels(self, *values: str) -> Series:
-        """The series of these label values. Raises ValueError for too many or too few."""
-        series = self._series.get(values)
-        if series is None:
-            if len(values) != len(self._label_names):
-                raise ValueError(f"{self.name} has labels {self._label_names}, got {values}")
-            series = self._series[values] = Series(self.bounds)
-        return series
+        super().__init__(name, documentation, label_names, registry)
 
     def observe(self, value: float) -> None:
         """For a histogram without labels."""
         self.labels().observe(value)
 
-    def describe(self) -> list[HistogramMetricFamily]:
-        """Its name and text; the registry refuses a second one of that name."""
-        return [HistogramMetricFamily(self.name, self._documentation, labels=self._label_names)]
+    def _new(self) -> Series:
+        return Series(self.bounds)
 
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """The library's view of all series."""
-        (family,) = self.describe()
-        for values, series in self._series.items():
-            series.add_to(family, values)
-        yield family
+    def _empty(self) -> HistogramMetricFamily:
+        return HistogramMetricFamily(self.name, self._documentation, labels=self._label_names)
+
+    def _show(self, metric: HistogramMetricFamily, values: Sequence[str], child: Series) -> None:
+        child.add_to(metric, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,42 +11,23 @@ from baton_operator import kinds, names
 from baton_operator.kube.client import KubeClient
 from baton_operator.kube.object_cache import Cache, Key
 from baton_operator.rounds.observe import Observer
-from baton_operator.seen import PodSeen, Progress, ServiceSeen, Signals
+from baton_operator.seen import PodSeen, Progress
 from fakes.kube_api import KubeApi, served
+from fakes.silent_gateways import Silence
 
 KEY = Key("ns", "chat")
 SPEC = {"model": {"source": "example/tiny"}, "pools": [{"name": "all", "role": "any"}]}
 
 
-class Pods:
+class Pods(Silence):
     """Each that is asked is downloading."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def signals(self, service: ServiceSeen, gateways: Sequence[PodSeen]) -> Signals | None:
-        return None
-
     async def progress(self, pod: PodSeen) -> Progress | None:
         self.asked.append(pod.name)
         return Progress("downloading", 1, 2)
-
-    async def drain(
-        self,
-        service: ServiceSeen,
-        gateways: Sequence[PodSeen],
-        worker: str,
-        within_s: float,
-        reason: str,
-    ) -> None: ...
-
-    async def undrain(
-        self, service: ServiceSeen, gateways: Sequence[PodSeen], worker: str
-    ) -> None: ...
-
-    async def set_traffic(
-        self, service: ServiceSeen, gateways: Sequence[PodSeen], weights: Mapping[str, float]
-    ) -> None: ...
 
 
 def put(cache: Cache, kind: str, name: str, **more: Any) -> None:

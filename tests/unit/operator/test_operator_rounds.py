@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,40 +22,14 @@ from baton_operator.rounds.controller import SECRET_RETRY_S, Controller, Pace
 from baton_operator.rounds.observe import Observer
 from baton_operator.rounds.perform import Performer
 from baton_operator.rounds.queue import WorkQueue
-from baton_operator.seen import PodSeen, Progress, Seen, ServiceSeen, Signals
+from baton_operator.seen import Seen
 from fakes.kube_api import KubeApi, served
+from fakes.silent_gateways import Silence
 from fakes.until import until
 
 SPEC = {"model": {"source": "example/tiny"}, "pools": [{"name": "all", "role": "any"}]}
 SERVICES = "/apis/baton.dev/v1alpha1/namespaces/ns/modelservices"
 MAPS = "/api/v1/namespaces/ns/configmaps"
-
-
-class Silence:
-    """No gateway answers."""
-
-    async def signals(self, service: ServiceSeen, gateways: Sequence[PodSeen]) -> Signals | None:
-        return None
-
-    async def progress(self, pod: PodSeen) -> Progress | None:
-        return None
-
-    async def drain(
-        self,
-        service: ServiceSeen,
-        gateways: Sequence[PodSeen],
-        worker: str,
-        within_s: float,
-        reason: str,
-    ) -> None: ...
-
-    async def undrain(
-        self, service: ServiceSeen, gateways: Sequence[PodSeen], worker: str
-    ) -> None: ...
-
-    async def set_traffic(
-        self, service: ServiceSeen, gateways: Sequence[PodSeen], weights: Mapping[str, float]
-    ) -> None: ...
 
 
 @dataclass
