@@ -51,6 +51,12 @@ class OperatorMetrics:
         self.queue_depth = Gauge(
             "baton_operator_queue_depth", "Services whose round is overdue.", registry=registry
         )
+        self.queue_duration = Histogram(
+            "baton_operator_queue_duration_seconds",
+            "How long a service's round was overdue when it began.",
+            buckets=ROUND_BUCKETS,
+            registry=registry,
+        )
         self.services = Gauge("baton_operator_services", "Services known.", registry=registry)
         self.api_calls = Counter(
             "baton_operator_api_calls_total",

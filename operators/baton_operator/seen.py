@@ -162,7 +162,8 @@ class Seen:
     unwatched: frozenset[str] = frozenset()
     """Kinds that the operator may not watch: of these `objects` and `pods` say nothing."""
     pod_security: str = "privileged"
-    """Level that the namespace enforces: privileged, baseline or restricted."""
+    """Level that the namespace enforces: privileged, baseline or restricted; not asked for, and
+    privileged, where the spec has nothing that any level forbids."""
     rewrite_secrets: bool = False
     """Due to write again what is never read, in case somebody changed or deleted it."""
 

@@ -22,7 +22,7 @@ _FIRST_POD = "10.88.0.10"
 _SERVICES = "10.96.0.0/16"
 _DNS_SERVICE = "10.96.0.10"
 _PAUSE = "baton.test/pause:1"
-_NAME = "node"
+NAME = "node"
 _DEBIAN = {
     str(images.BUSYBOX): "busybox-static",
     "containerd": "containerd",
@@ -127,7 +127,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
 
     def _start_kubelet(self) -> None:
-        serving = self._plane.authority.issue("kubelet-serving", _NAME, hosts=[ADDRESS])
+        serving = self._plane.authority.issue("kubelet-serving", NAME, hosts=[ADDRESS])
         resolv = self._folder / "resolv.conf"
         resolv.write_text("")
         config = {
@@ -155,7 +155,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             "imageGCHighThresholdPercent": 100,
         }
         group = "system:nodes"
-        identity = self._plane.kubeconfig_of("kubelet", f"system:node:{_NAME}", group)
+        identity = self._plane.kubeconfig_of("kubelet", f"system:node:{NAME}", group)
         self._processes.start(
             "kubelet",
             [
@@ -163,7 +163,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
                 f"--config={_json(self._folder / 'kubelet.json', config)}",
                 f"--kubeconfig={identity}",
                 f"--root-dir={self._folder / 'kubelet'}",
-                f"--hostname-override={_NAME}",
+                f"--hostname-override={NAME}",
                 f"--node-ip={ADDRESS}",
             ],
         )
@@ -173,7 +173,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
             "mode": "iptables",
-            "hostnameOverride": _NAME,
+            "hostnameOverride": NAME,
             "clusterCIDR": _PODS,
             "clientConnection": {"kubeconfig": str(self._plane.kubeconfig_of("kube-proxy"))},
             # Settings of the whole machine: left as they are.
@@ -219,7 +219,7 @@ def _dns_answers() -> bool:
 
 
 def _is_ready(cluster: Cluster) -> bool:
-    node = cluster.get("node", _NAME)
+    node = cluster.get("node", NAME)
     conditions = node["status"].get("conditions", []) if node else []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cluster.cluster import Cluster, eventually
+from cluster.cluster import Cluster, CommandFailed, eventually
 from e2e import images, service
 from e2e.load import Load, bodies, undisturbed
-from e2e.node import Node
+from e2e.node import NAME, Node
 from e2e.service import IMAGE, OPERATOR, PATIENCE_S, Service
 from e2e.story import told
 
@@ -89,8 +89,11 @@ def test_revision_that_never_works_is_taken_back(calm: Service, expected: list[l
     variables = "/spec/pools/1/podTemplate/spec/containers/0/env/1"
     with _nobody_notices(calm, expected):
         calm.patch({"op": "add", "path": variables, "value": wrong})
-        eventually(lambda: calm.says("Degraded", "PodFailing"), within_s=PATIENCE_S, every_s=1)
-        calm.patch({"op": "remove", "path": variables})
+        try:
+            eventually(lambda: calm.says("Degraded", "CrashLoop"), within_s=PATIENCE_S, every_s=1)
+        finally:
+            # For what comes after this test, too.
+            calm.patch({"op": "remove", "path": variables})
         eventually(lambda: _is_settled(calm), within_s=PATIENCE_S, every_s=1)
     assert calm.get()["status"]["revision"]["current"] == before
     assert calm.workers("prefill") | calm.workers("decode") == old
@@ -108,6 +111,44 @@ def test_worker_is_deleted_by_force(calm: Service, expected: list[list[int]]) ->
             calm.wait_workers(pool, count)
         calm.scale("decode", 1)
     calm.wait_ready()
+
+
+def test_node_is_drained_as_far_as_the_budget_lets(
+    calm: Service, expected: list[list[int]]
+) -> None:
+    """There is no other node, so nobody comes for those that are evicted until it takes pods again.
+
+    Evictions are what a node's drain, an autoscaler and the notice of a spot node come down to.
+    """
+    with _nobody_notices(calm, expected) as load:
+        calm.scale("decode", 2)
+        before = {pool: calm.workers(pool) for pool in ("prefill", "decode")}
+        calm.wait_busy(*before["decode"])
+        eventually(lambda: _may_be_evicted(calm, "decode") == 1, within_s=PATIENCE_S)
+        workers = "baton.dev/service=calm,app.kubernetes.io/component=worker"
+        with pytest.raises(CommandFailed, match="violate the pod's disruption budget"):
+            # It asks again and again for the one that it may not evict yet.
+            calm.cluster.kubectl(
+                *("drain", NAME, f"--pod-selector={workers}", "--delete-emptydir-data"),
+                "--timeout=15s",
+            )
+        # Of each pool one worker went, and of two one stays for as long as no other is ready.
+        eventually(lambda: not calm.workers("prefill") & before["prefill"], within_s=PATIENCE_S)
+        eventually(lambda: len(calm.workers("decode") & before["decode"]) == 1, within_s=PATIENCE_S)
+        assert _may_be_evicted(calm, "decode") == 0
+        until = load.num_done + _CLIENTS
+        eventually(lambda: load.num_done >= until, within_s=PATIENCE_S)
+        calm.cluster.kubectl("uncordon", NAME)
+        calm.wait_workers("decode", 2)
+        calm.wait_workers("prefill", 1)
+        calm.scale("decode", 1)
+    calm.wait_ready()
+
+
+def _may_be_evicted(calm: Service, pool: str) -> int:
+    budget = calm.cluster.get("poddisruptionbudget", f"{calm.name}-{pool}", calm.namespace)
+    allowed: int = (budget or {}).get("status", {}).get("disruptionsAllowed", 0)
+    return allowed
 
 
 def test_worker_dies_with_its_streams(

@@ -63,8 +63,9 @@ class KubeApi:
             return web.json_response(self.store(path, body), status=201)
         if method == "GET" and found is None and self._is_list(path):
             named = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
+            # As of the API server's own kinds: what all of them are is said of the list.
             items = [
-                each
+                {name: value for name, value in each.items() if name not in ("apiVersion", "kind")}
                 for at, each in self.objects.items()
                 if at.startswith(path + "/") and named in ("", each["metadata"]["name"])
             ]

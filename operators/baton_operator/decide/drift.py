@@ -17,6 +17,8 @@ LIST_KEYS = ("name", "containerPort", "port", "uid", "topologyKey", "mountPath",
 
 def says(live: Any, applied: Any) -> bool:
     """Whether `live` has everything of `applied`."""
+    if live == applied:
+        return True
     if isinstance(applied, Mapping):
         if not isinstance(live, Mapping):
             return _is_empty(applied) and live is None
@@ -54,8 +56,6 @@ def _unique(items: Sequence[Any], key: str) -> bool:
 def _same(live: Any, applied: Any) -> bool:
     if live is None:
         return _is_empty(applied)
-    if live == applied:
-        return True
     try:
         return amount(str(live)) == amount(str(applied))
     except (ValueError, ArithmeticError):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from baton_operator.seen import LEADER_WORKER_SET, Manifest, PodSeen, Seen
+from baton_operator.types.model_service import ModelServiceSpec
 from baton_operator.types.pools import PoolSpec
 
 IMAGE_REASONS = frozenset(
@@ -142,22 +143,25 @@ def _has_ranks(pool: PoolSpec) -> bool:
     return pool.engine.kind == "mock" or pool.parallelism.ranks == 1
 
 
-def _forbidden(seen: Seen) -> Trouble | None:
-    spec = seen.service.spec
-    wants, instead = [], []
+def privileged_parts(spec: ModelServiceSpec) -> dict[str, str]:
+    """What not every namespace allows, and what to take instead."""
+    parts = {}
     if spec.transport.profile != "tcp":
-        wants.append(f"transport.profile {spec.transport.profile}")
-        instead.append("profile tcp")
+        parts[f"transport.profile {spec.transport.profile}"] = "profile tcp"
     if spec.model.cache.type == "HostPath":
-        wants.append("model.cache.type HostPath")
-        instead.append("another cache")
+        parts["model.cache.type HostPath"] = "another cache"
+    return parts
+
+
+def _forbidden(seen: Seen) -> Trouble | None:
+    wants = privileged_parts(seen.service.spec)
     if not wants or seen.pod_security == "privileged":
         return None
     return Trouble(
         "ForbiddenByNamespace",
         f"namespace {seen.service.namespace} enforces pod security {seen.pod_security}, which "
         f"forbids {' and '.join(wants)}: label it pod-security.kubernetes.io/enforce=privileged, "
-        f"or take {' and '.join(instead)}",
+        f"or take {' and '.join(wants.values())}",
     )
 
 

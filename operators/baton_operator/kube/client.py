@@ -104,11 +104,13 @@ class KubeClient:
         limit: int = 0,
     ) -> list[Manifest]:
         """All of a namespace (or of all), in pages of `limit` where that is given."""
+        # Of its own kinds the API server says this of the list, and not of each item.
+        same: Manifest = {"apiVersion": kind.api_version, "kind": kind.kind}
         found: list[Manifest] = []
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit or "")}
         while True:
             page = await self._call("list", kind, kind.path(namespace), query=query)
-            found += page["items"]
+            found += [{**same, **item} for item in page["items"]]
             following = page["metadata"].get("continue")
             if not following:
                 return found

@@ -106,7 +106,7 @@ class Controller:
                 continue
             self._running[key] = now
             try:
-                await self._round(key)
+                await self._round(key, self._queue.waited_s(key))
             finally:
                 del self._running[key]
 
@@ -125,7 +125,8 @@ class Controller:
         except TimeoutError:
             pass
 
-    async def _round(self, key: Key) -> None:
+    async def _round(self, key: Key, waited_s: float) -> None:
+        self._metrics.queue_duration.observe(waited_s)
         began = self._clock()
         try:
             result = await self._attempt(key)
@@ -147,6 +148,7 @@ class Controller:
                 service=key.name,
                 result=result,
                 seconds=round(took_s, 4),
+                waited_s=round(waited_s, 4),
             )
         )
 

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from baton.telemetry.logging import event
 from baton_operator import kinds
-from baton_operator.decide.text import unix_s
+from baton_operator.decide.troubles import privileged_parts
 from baton_operator.kube.client import ApiError, KubeClient, Manifest
 from baton_operator.kube.object_cache import Cache, Key
 from baton_operator.rounds.perform import gateways
 from baton_operator.rounds.signals import SignalSource
+from baton_operator.rounds.suspects import Suspect, suspects
 from baton_operator.seen import EventSeen, PodSeen, Progress, Refused, Seen, ServiceSeen
 from baton_operator.types.model_service import ModelServiceSpec
 
@@ -54,7 +55,7 @@ class Observer:
         self._unwatched = unwatched
         self._now = now
         self._levels: dict[str, tuple[float, str]] = {}
-        self._events: dict[str, tuple[float, tuple[EventSeen, ...]]] = {}
+        self._events: dict[Suspect, tuple[float, tuple[EventSeen, ...]]] = {}
 
     async def observe(
         self, key: Key, refused: Iterable[Refused], rewrite_secrets: bool
@@ -83,7 +84,7 @@ class Observer:
             self._signals.signals(seen.service, gateways(seen)),
             self._progress(seen),
             self._warnings(seen),
-            self._level(key.namespace),
+            self._level(seen.service),
         )
         return replace(
             seen,
@@ -106,14 +107,12 @@ class Observer:
 
     async def _warnings(self, seen: Seen) -> tuple[EventSeen, ...]:
         """Of what does not come up without its status saying why."""
-        suspects = [*_silent_pods(seen.pods), *_silent_objects(seen)][:MAX_SUSPECTS]
-        found = await asyncio.gather(
-            *(self._events_of(seen, kind, name, uid) for kind, name, uid in suspects)
-        )
+        asked = suspects(seen)[:MAX_SUSPECTS]
+        found = await asyncio.gather(*(self._events_of(each) for each in asked))
         return tuple(each for events in found for each in events)
 
-    async def _events_of(self, seen: Seen, kind: str, name: str, uid: str) -> tuple[EventSeen, ...]:
-        at, known = self._events.get(uid, (float("-inf"), ()))
+    async def _events_of(self, suspect: Suspect) -> tuple[EventSeen, ...]:
+        at, known = self._events.get(suspect, (float("-inf"), ()))
         now = self._now()
         if now - at < EVENTS_FOR_S:
             return known
@@ -122,24 +121,24 @@ class Observer:
         }
         try:
             listed = await self._client.list_all(
-                kinds.EVENT,
-                seen.service.namespace,
-                fields=f"involvedObject.uid={uid},type=Warning",
+                kinds.EVENT, suspect.namespace, fields=suspect.fields
             )
         except ApiError as error:
-            log.debug(*event("events_not_read", kind=kind, name=name, error=str(error)))
+            about = event("events_not_read", kind=suspect.kind, name=suspect.name, error=str(error))
+            log.debug(*about)
             return ()
-        events = tuple(
-            EventSeen(
-                kind, name, each.get("reason") or "", each.get("message") or "", _event_time(each)
-            )
-            for each in listed
-        )
-        self._events[uid] = (now, events)
-        return events
+        warnings = suspect.warnings(listed)
+        self._events[suspect] = (now, warnings)
+        return warnings
 
-    async def _level(self, namespace: str) -> str:
-        """What the namespace enforces; where that may not be read, pods will tell."""
+    async def _level(self, service: ServiceSeen) -> str:
+        """What the namespace enforces, where it matters; where it may not be read, pods will tell.
+
+        Of a new service it would be the one call that all others wait for.
+        """
+        namespace = service.namespace
+        if not privileged_parts(service.spec):
+            return "privileged"
         at, known = self._levels.get(namespace, (float("-inf"), ""))
         now = self._now()
         if now - at < LEVEL_FOR_S:
@@ -188,45 +187,3 @@ def _is_starting(pod: PodSeen) -> bool:
             return pod.phase == "Running"
         case _:
             return False
-
-
-def _silent_pods(pods: Iterable[PodSeen]) -> list[tuple[str, str, str]]:
-    """On a node, and neither running nor failing: a volume, a Secret, a ConfigMap is missing."""
-    return [
-        (kinds.POD.kind, pod.name, pod.uid)
-        for pod in pods
-        if pod.phase == "Pending" and pod.node is not None and not pod.reason and not pod.deleting
-    ]
-
-
-def _silent_objects(seen: Seen) -> list[tuple[str, str, str]]:
-    """Jobs without a pod, claims without a volume."""
-    with_pods = {pod.job for pod in seen.pods}
-    jobs = [
-        job
-        for name, job in seen.of_kind("Job").items()
-        if name not in with_pods and not (job.get("status") or {}).get("conditions")
-    ]
-    claims = [
-        claim
-        for claim in seen.of_kind("PersistentVolumeClaim").values()
-        if (claim.get("status") or {}).get("phase") == "Pending"
-    ]
-    sets = seen.of_kind(kinds.LEADER_WORKER_SET.kind).values()
-    short = [each for each in sets if not (each.get("status") or {}).get("replicas")]
-    return [
-        (each["kind"], each["metadata"]["name"], each["metadata"]["uid"])
-        for each in (*jobs, *claims, *short)
-    ]
-
-
-def _event_time(listed: Manifest) -> float:
-    """When it was last seen, unix seconds; 0 when it does not say."""
-    series = listed.get("series") or {}
-    text = (
-        series.get("lastObservedTime")
-        or listed.get("lastTimestamp")
-        or listed.get("eventTime")
-        or listed["metadata"].get("creationTimestamp")
-    )
-    return unix_s(text) if text else 0.0

@@ -23,6 +23,8 @@ class _Entry:
     """When its next round may begin; None when none is wanted."""
     running: bool = False
     began: float = float("-inf")
+    waited_s: float = 0.0
+    """How long its last round was overdue when it began."""
     failures: int = 0
     not_before: float = float("-inf")
     """While it fails: no event but an urgent one makes the next try earlier."""
@@ -73,9 +75,17 @@ class WorkQueue(Generic[K]):
             entry = self._entries.get(key)
             if entry is None or entry.running or entry.due != when:
                 continue
-            entry.due, entry.running, entry.began = None, True, now
+            entry.due, entry.running, entry.began, entry.waited_s = None, True, now, now - when
             return key
         return None
+
+    def waited_s(self, key: K) -> float:
+        """How long the round of a key that `take` gave was overdue when it began.
+
+        What is added during a round is due at once, as far as `min_interval_s` allows, and so
+        waits for that round's end, too.
+        """
+        return self._entries[key].waited_s
 
     def next_due(self) -> float | None:
         """When `take` may have something; None when nothing waits."""

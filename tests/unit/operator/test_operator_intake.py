@@ -57,6 +57,7 @@ async def world() -> AsyncIterator[World]:
 def thing(kind: Kind, name: str, uid: str = "u1", version: int = 1, **meta: Any) -> dict[str, Any]:
     labels = {} if kind == kinds.SERVICE else {names.LABEL_SERVICE: "chat"}
     return {
+        "apiVersion": kind.api_version,
         "kind": kind.kind,
         "metadata": {
             "name": name,
@@ -117,6 +118,19 @@ async def test_what_was_deleted_unseen_is_found_when_the_watch_lists_again(world
     await until(lambda: world.complete == 2)
     assert {name for _, name in world.cache.children(KEY)} == {"stays"}
     assert world.rounds[before:] == [(KEY, False)] * 2, "for the listing and for the deletion"
+    repairing.cancel()
+    await asyncio.gather(repairing, return_exceptions=True)
+
+
+async def test_what_is_listed_is_known_as_the_watch_told_of_it(world: World) -> None:
+    """Else all objects of all services would look changed, and be written again."""
+    told = world.api.store(f"{PATH}/d", thing(DEPLOYMENT, "d"))
+    world.tell("listed", told)
+    repairing = asyncio.create_task(
+        world.intake.keep_repaired(lambda: [DEPLOYMENT], world.note_complete)
+    )
+    await until(lambda: world.complete == 1)
+    assert list(world.cache.children(KEY).values()) == [told]
     repairing.cancel()
     await asyncio.gather(repairing, return_exceptions=True)
 

@@ -10,7 +10,7 @@ import pytest
 from baton_operator import kinds, names
 from baton_operator.kube.client import KubeClient
 from baton_operator.kube.object_cache import Cache, Key
-from baton_operator.rounds.observe import Observer
+from baton_operator.rounds.observe import LEVEL_LABEL, Observer
 from baton_operator.seen import PodSeen, Progress
 from fakes.kube_api import KubeApi, served
 from fakes.silent_gateways import Silence
@@ -53,8 +53,13 @@ def cache() -> Cache:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[KubeClient]:
-    async with served(KubeApi()) as configuration:
+def api() -> KubeApi:
+    return KubeApi()
+
+
+@pytest.fixture
+async def client(api: KubeApi) -> AsyncIterator[KubeClient]:
+    async with served(api) as configuration:
         client = KubeClient(configuration, timeout_s=5)
         yield client
         await client.close()
@@ -84,3 +89,24 @@ async def test_what_was_known_of_a_kind_before_it_could_not_be_watched_is_not_be
     seen = await observer.observe(KEY, (), False)
     assert seen is not None and set(seen.objects) == {("Service", "chat")}
     assert seen.unwatched == unwatched and kinds.by_name("NetworkPolicy") in kinds.WATCHED
+
+
+@pytest.mark.parametrize(
+    ("transport", "level", "asked"),
+    [
+        ({"profile": "tcp"}, "privileged", 0),
+        ({"profile": "rdma", "rdma": {"resourceName": "rdma/hca"}}, "restricted", 1),
+    ],
+)
+async def test_the_namespace_is_asked_for_what_it_allows_where_that_matters(
+    cache: Cache, client: KubeClient, api: KubeApi, transport: Any, level: str, asked: int
+) -> None:
+    """Once, and remembered."""
+    path, labels = "/api/v1/namespaces/ns", {LEVEL_LABEL: "restricted"}
+    api.store(path, {"metadata": {"name": "ns", "labels": labels}})
+    put(cache, names.SERVICE_KIND, "chat", spec={**SPEC, "transport": transport})
+    observer = Observer(cache, client, Pods(), frozenset, frozenset, lambda: 0.0)
+    for _ in range(2):
+        seen = await observer.observe(KEY, (), False)
+        assert seen is not None and seen.pod_security == level
+    assert api.calls.count(("GET", path)) == asked

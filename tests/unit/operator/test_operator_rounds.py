@@ -124,6 +124,20 @@ async def test_a_service_gets_a_round_and_another_after_the_tick() -> None:
         await until(lambda: len(world.seen) >= 3)
 
 
+async def test_what_each_round_waited_for_its_turn_is_measured_apart() -> None:
+    async with working(tick_s=0.02) as world:
+        world.put()
+        await until(lambda: len(world.seen) >= 3)
+        told = dict(
+            line.rsplit(" ", 1)
+            for line in world.metrics.render().decode().splitlines()
+            if not line.startswith("#")
+        )
+    rounds = float(told['baton_operator_reconcile_duration_seconds_count{result="ok"}'])
+    # The one in progress has waited, and not ended.
+    assert float(told["baton_operator_queue_duration_seconds_count"]) - rounds in (0, 1)
+
+
 async def test_a_secret_that_was_refused_is_written_again_until_it_is_taken() -> None:
     async with working(tick_s=0.01) as world:
         taken = False

@@ -297,6 +297,10 @@ def test_evicted_pod_is_news_only_until_another_serves() -> None:
             EventSeen("Job", "j", "FailedCreate", 'violates PodSecurity "restricted:latest"', 1.0),
         ),
         (
+            "QuotaExceeded",
+            EventSeen("StatefulSet", "s", "FailedCreate", "create Pod: exceeded quota: gpus", 1.0),
+        ),
+        (
             "ClaimUnbound",
             EventSeen(
                 *("PersistentVolumeClaim", "c", "ProvisioningFailed"),

@@ -43,6 +43,17 @@ def test_rounds_of_a_key_keep_their_distance():
     assert q.take(5) == "a"
 
 
+def test_what_a_round_waited_for_counts_from_when_it_was_due():
+    q = queue(min_interval_s=5)
+    q.add("a", now=0)
+    assert q.take(3) == "a" and q.waited_s("a") == 3
+    q.add("a", now=4)
+    q.done("a", now=10, again_s=60)
+    assert q.take(11) == "a" and q.waited_s("a") == 3, "due at 8, for the distance to the last one"
+    q.done("a", now=12, again_s=60)
+    assert q.take(72) == "a" and q.waited_s("a") == 0, "the wait between rounds is none of its own"
+
+
 def test_failures_wait_twice_as_long_each_time_up_to_the_bound():
     q = queue()
     q.add("a", now=0)

@@ -6,6 +6,8 @@ pod, or is secret, comes by environment (see `environment`).
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -163,4 +165,10 @@ def _yaml(tree: Tree) -> str:
         else part
         for name, part in tree.items()
     }
-    return yaml.safe_dump({name: part for name, part in given.items() if part}, sort_keys=False)
+    return _dumped(json.dumps({name: part for name, part in given.items() if part}))
+
+
+@lru_cache(maxsize=1024)
+def _dumped(tree: str) -> str:
+    """JSON as YAML. Each round of a service asks for the same again, which takes milliseconds."""
+    return yaml.safe_dump(json.loads(tree), sort_keys=False)
