@@ -57,6 +57,7 @@ class TokenPlane:
         policy: str = "least_loaded",
         models: tuple[str, ...] = (MODEL,),
         prefixes: Callable[[Pool], PrefixLookup] | None = None,
+        tokenizer: str = "",
         **settings: Any,
     ) -> None:
         self.workers = list(workers)
@@ -64,7 +65,9 @@ class TokenPlane:
         self.metrics = Metrics()
         self.store = MemoryStore()
         self.pool = Pool()
-        self.fleet = Fleet(self.store, self.pool, TOKEN, self.settings, self.metrics)
+        self.fleet = Fleet(
+            self.store, self.pool, TOKEN, self.settings, self.metrics, tokenizer=tokenizer
+        )
         self.dispatcher = Dispatcher(
             self.fleet,
             policy_named(policy),

@@ -105,6 +105,26 @@ def identity(folder: str | os.PathLike[str], revision: str | None = None) -> str
     return h.hexdigest()
 
 
+def tokenizer_identity(folder: str | os.PathLike[str]) -> str:
+    """Digest of what each token id stands for: where it is equal, ids may be exchanged.
+
+    Taken from the ids and their texts alone, so that a tokenizer.json that was only written anew
+    stays what it is. Raises ModelLoadError.
+    """
+    document = _object(Path(folder) / "tokenizer.json")
+    model, added = document.get("model"), document.get("added_tokens")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list):  # of Unigram: (text, score), in the order of their ids
+        vocab = [item[0] if isinstance(item, list) and item else item for item in vocab]
+    texts = [
+        (token.get("id"), token.get("content"))
+        for token in (added if isinstance(added, list) else ())
+        if isinstance(token, dict)
+    ]
+    h = hashlib.blake2b(_canonical([vocab, sorted(texts, key=str)]), digest_size=16)
+    return h.hexdigest()
+
+
 def config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """config.json as a dict. Raises ModelLoadError when it is missing or not a JSON object."""
     path = Path(folder) / "config.json"

@@ -170,7 +170,8 @@ async def open_context(
     metrics.build.labels(baton.__version__).set(1)
     loop = asyncio.get_running_loop()
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
-    fleet = Fleet(store, Pool(), config.token, config.gateway, metrics)
+    identity = model_folder.tokenizer_identity(config.folder)
+    fleet = Fleet(store, Pool(), config.token, config.gateway, metrics, tokenizer=identity)
     policy = policy_named(config.router.policy, config.router)
     reader = None
     if policy.needs_overlap:

@@ -141,7 +141,7 @@ class Capacity(_message.Message):
     def __init__(self, num_blocks: _Optional[int] = ..., block_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_sequences: _Optional[int] = ..., max_batch_tokens: _Optional[int] = ...) -> None: ...
 
 class WorkerLease(_message.Message):
-    __slots__ = ("worker", "role", "role_generation", "model", "digest", "protocol_min", "protocol_max", "shards", "groups", "capacity", "node", "zone", "fabric", "build", "pid", "transport", "revision")
+    __slots__ = ("worker", "role", "role_generation", "model", "digest", "protocol_min", "protocol_max", "shards", "groups", "capacity", "node", "zone", "fabric", "build", "pid", "transport", "revision", "tokenizer")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     ROLE_GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class WorkerLease(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     worker: WorkerRef
     role: WorkerRole
     role_generation: int
@@ -176,4 +177,5 @@ class WorkerLease(_message.Message):
     pid: int
     transport: str
     revision: str
-    def __init__(self, worker: _Optional[_Union[WorkerRef, _Mapping]] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., role_generation: _Optional[int] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[GroupSpec, _Mapping]]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., node: _Optional[str] = ..., zone: _Optional[str] = ..., fabric: _Optional[str] = ..., build: _Optional[str] = ..., pid: _Optional[int] = ..., transport: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
+    tokenizer: str
+    def __init__(self, worker: _Optional[_Union[WorkerRef, _Mapping]] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., role_generation: _Optional[int] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[GroupSpec, _Mapping]]] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ..., node: _Optional[str] = ..., zone: _Optional[str] = ..., fabric: _Optional[str] = ..., build: _Optional[str] = ..., pid: _Optional[int] = ..., transport: _Optional[str] = ..., revision: _Optional[str] = ..., tokenizer: _Optional[str] = ...) -> None: ...

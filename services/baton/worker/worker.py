@@ -96,6 +96,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         asyncio.run(rival.check_free(config.store_url, config.token, prefix, config.worker_id))
         limit_cpu_threads(config.num_threads)
         folder = config.model_folder or self._find_model()
+        self._tokenizer = model_folder.tokenizer_identity(folder)
         progress.begin(Stage.LOADING)
         self._engine, runner, self._digest = build_engine(config, folder, progress.advance)
         self._groups: tuple[GroupSpec, ...] = runner.groups
@@ -281,6 +282,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
             pid=os.getpid(),
             transport=self._transport.name,
             revision=worker.revision or "",
+            tokenizer=self._tokenizer,
         )
 
     def info(self) -> dict[str, Any]:

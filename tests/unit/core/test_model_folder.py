@@ -195,6 +195,28 @@ def test_identity_of_a_cached_snapshot_holds_its_commit(folder: Path) -> None:
     assert found[0] != found[1]
 
 
+def test_tokenizer_identity_says_what_each_id_stands_for(folder: Path) -> None:
+    def of(vocab: object, added: object = (), **more: object) -> str:
+        document = {"model": {"type": "BPE", "vocab": vocab, **more}, "added_tokens": added}
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+        return model_folder.tokenizer_identity(folder)
+
+    plain, end = of({"a": 0, "b": 1}), [{"id": 2, "content": "</s>", "special": True}]
+    # Written anew, or encoding another way: every id still stands for the same.
+    assert of({"b": 1, "a": 0}, merges=[], ignore_merges=False) == plain
+    assert of([["a", -1.0], ["b", -2.0]]) == of([["a", -3.0], ["b", -2.0]])
+    others = [of({"a": 1, "b": 0}), of({"a": 0}), of({"a": 0, "b": 1}, end), of([["a", 0.0]])]
+    assert len({plain, *others}) == 5
+
+
+def test_tokenizers_of_another_kind_have_an_identity_too(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    assert len(model_folder.tokenizer_identity(folder)) == 32
+    (folder / "tokenizer.json").write_text("no JSON")
+    with pytest.raises(ModelLoadError, match="fetch it again"):
+        model_folder.tokenizer_identity(folder)
+
+
 def test_context_length_and_vocab_size_come_from_the_config() -> None:
     plain = {"max_position_embeddings": 64, "vocab_size": 32}
     assert model_folder.context_length(plain) == 64

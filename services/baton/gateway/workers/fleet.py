@@ -36,6 +36,8 @@ MAX_BACKOFF_S = 5.0
 # How often the gauges of workers follow their reports.
 GAUGES_S = 1.0
 STORE_CHECK_S = 5.0
+# In a rollout to another revision of the model.
+FOREIGN = "its tokenizer is another one: gateways that have it give it requests, this one does not"
 
 
 class Known:
@@ -75,7 +77,10 @@ class Fleet:
         settings: GatewaySettings,
         metrics: Metrics,
         clock: Clock = monotonic,
+        *,
+        tokenizer: str = "",
     ) -> None:
+        """`tokenizer`: the identity of the gateway's own; empty: whatever workers have."""
         self.pool = pool
         self.on_room: Callable[[], None] = lambda: None
         self.on_strain: Callable[[], None] = lambda: None
@@ -87,6 +92,7 @@ class Fleet:
         self.models_seen: set[str] = set()
         self._store = store
         self._token = token
+        self._tokenizer = tokenizer
         self._window_s = settings.resume_window_s
         self._metrics = metrics
         self._totals = WorkerTotals(metrics)
@@ -150,6 +156,8 @@ class Fleet:
             reason = shortage(self.pool, model)
         else:
             reason = f"no worker for model {model!r} has registered"
+        if foreign := sum(known.reason == FOREIGN for known in self._known.values()):
+            reason += f", {foreign} of another tokenizer not counted"
         problem = self._store_problem
         return reason if problem is None else f"{reason}, nor can one be found: {problem}"
 
@@ -277,14 +285,22 @@ class Fleet:
     def on_up(self, session: WorkerSession) -> None:
         known = self._by_session[session]
         assert known.row is not None
-        known.reason = ""
+        known.reason = FOREIGN if self._is_foreign(known.lease) else ""
         known.was_up = True
         known.is_lost = False
         known.backoff_s = FIRST_BACKOFF_S
+        if known.reason:
+            # It can be drained, and its load be seen; its row stays down.
+            log.info(*event("worker_foreign", worker=session.worker.worker_id, reason=FOREIGN))
+            return
         self.pool.set_up(known.row, True)
         log.info(*event("worker_up", worker=session.worker.worker_id))
         self.on_worker_up(known.row, known.lease)
         self.on_room()
+
+    def _is_foreign(self, lease: common_pb2.WorkerLease) -> bool:
+        """Whether its token ids stand for other texts than this gateway's."""
+        return bool(self._tokenizer and lease.tokenizer) and lease.tokenizer != self._tokenizer
 
     def on_down(self, session: WorkerSession, reason: str) -> None:
         known = self._by_session[session]
