@@ -281,11 +281,12 @@ class Handoffs:
 
     def next_deadline(self) -> float | None:
         """When `tick` is wanted, at the latest."""
-        due = min((entry.machine.due_at for entry in self._entries.open.values()), default=None)
-        peers = self._peers.next_deadline()
-        if due is None or peers is None:
-            return peers if due is None else due
-        return min(due, peers)
+        due = self._peers.next_deadline()
+        for entry in self._entries.open.values():
+            at = entry.machine.due_at
+            if due is None or at < due:
+                due = at
+        return due
 
     def _is_fenced(self, entry: Entry) -> bool:
         """Our writes went to an agent that is no more, and without which they get nowhere."""

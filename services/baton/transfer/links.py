@@ -68,9 +68,11 @@ class Link:
         if threading.get_ident() == self._thread:
             self._put(message)
             return
-        # The loop is closed when the worker is about to leave: nobody hears then.
-        with contextlib.suppress(RuntimeError):
+        try:
             self._loop.call_soon_threadsafe(self._put, message)
+        except RuntimeError:
+            # The loop is closed when the worker is about to leave: nobody hears then.
+            return
 
     def _put(self, message: Message) -> None:
         if len(self.outbox) < MAX_QUEUED:

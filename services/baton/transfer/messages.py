@@ -32,10 +32,10 @@ class GroupGrant:
 def offer_body(due: Due, choices: Collection[int], grant_wait_s: float) -> transfer_pb2.Offer:
     """All choices share the prompt's blocks, so each names all of them."""
     offer = transfer_pb2.Offer(
-        grant_wait_ms=max(1, int(grant_wait_s * 1000)),
-        growth_tokens=due.growth_tokens,
-        codecs=due.codecs,
+        grant_wait_ms=max(1, int(grant_wait_s * 1000)), growth_tokens=due.growth_tokens
     )
+    if due.codecs:
+        offer.codecs.extend(due.codecs)
     for choice in sorted(choices):
         sequence = offer.sequences.add(choice=choice, num_tokens=due.num_tokens)
         for _ in due.num_blocks:
@@ -47,30 +47,40 @@ def offer_body(due: Due, choices: Collection[int], grant_wait_s: float) -> trans
 
 def read_offer(offer: transfer_pb2.Offer, choices: AbstractSet[int], num_groups: int) -> Reserve:
     """What to reserve. Raises InvalidRequestError when the offer is not of this request."""
-    groups, sequences, growth_tokens = offer.groups[:], offer.sequences[:], offer.growth_tokens
-    if [group.group for group in groups] != list(range(num_groups)):
+    growth_tokens = offer.growth_tokens
+    hashes: list[tuple[bytes, ...]] = []
+    num_blocks: list[int] = []
+    for group in offer.groups:
+        if group.group != len(num_blocks):
+            break
+        num_blocks.append(group.num_blocks)
+        hashes.append(_offered_hashes(group, growth_tokens > 0))
+    if not len(num_blocks) == len(offer.groups) == num_groups:
         raise InvalidRequestError(f"the offer must list groups 0 to {num_groups - 1}, each once")
-    hashes = tuple([_offered_hashes(group, growth_tokens > 0) for group in groups])
-    num_blocks = tuple([group.num_blocks for group in groups])
-    codecs = tuple(offer.codecs)
-    lengths = {sequence.choice: sequence.num_tokens for sequence in sequences}
-    if len(sequences) != len(lengths) or lengths.keys() != choices:
+    lengths: dict[int, int] = {}
+    for sequence in offer.sequences:
+        lengths[sequence.choice] = sequence.num_tokens
+        _check_blocks(sequence, num_blocks)
+    if len(offer.sequences) != len(lengths) or lengths.keys() != choices:
         raise InvalidRequestError("the offer's choices are not those of the request")
+    codecs = tuple(offer.codecs)
     if not choices:
         # Fetched blocks: full ones, of no sequence in particular.
-        return Reserve(0, hashes, num_blocks, codecs=codecs)
-    num_tokens = set(lengths.values())
-    if len(num_tokens) != 1:
+        return Reserve(0, tuple(hashes), tuple(num_blocks), codecs=codecs)
+    num_tokens, *others = set(lengths.values())
+    if others:
         raise UnsupportedError("choices of different length cannot share a handoff yet")
-    for sequence in sequences:
-        named = sequence.groups[:]
-        if len(named) != num_groups:
-            raise InvalidRequestError("a sequence must name its blocks in every group")
-        for blocks, count in zip(named, num_blocks, strict=True):
-            index = blocks.index
-            if index and index != list(range(count)):
-                raise UnsupportedError("choices with blocks of their own cannot be handed over yet")
-    return Reserve(num_tokens.pop(), hashes, num_blocks, growth_tokens, codecs)
+    return Reserve(num_tokens, tuple(hashes), tuple(num_blocks), growth_tokens, codecs)
+
+
+def _check_blocks(sequence: transfer_pb2.OfferedSequence, num_blocks: Sequence[int]) -> None:
+    """Every sequence has all blocks of every group."""
+    named = sequence.groups
+    if len(named) != len(num_blocks):
+        raise InvalidRequestError("a sequence must name its blocks in every group")
+    for blocks, count in zip(named, num_blocks, strict=True):
+        if blocks.index and blocks.index[:] != list(range(count)):
+            raise UnsupportedError("choices with blocks of their own cannot be handed over yet")
 
 
 def _offered_hashes(group: transfer_pb2.OfferedGroup, grows: bool) -> tuple[bytes, ...]:
@@ -98,14 +108,15 @@ def grant_body(
     grant = transfer_pb2.Grant(grant_seq=1, transport_epoch=transport_epoch, codec=codec)
     for group, reserved in enumerate(groups):
         skip = reserved.skip
+        if len(skip) == len(reserved.block_ids):
+            grant.groups.add(group=group, skip=sorted(skip))
+            continue
         columns: tuple[Sequence[int], ...] = (
             range(len(reserved.block_ids)),
             reserved.block_ids,
             reserved.generations,
         )
-        if len(skip) == len(reserved.block_ids):
-            columns = ((), (), ())
-        elif skip:
+        if skip:
             wanted = [index not in skip for index in columns[0]]
             columns = tuple([list(compress(column, wanted)) for column in columns])
         index, block_id, generation = columns
@@ -124,35 +135,37 @@ def read_grant(grant: transfer_pb2.Grant, into: Sequence[GroupGrant], due: Due) 
 
     Raises HandoffError when it grants what was not offered.
     """
-    if grant.codec and grant.codec not in due.codecs:
-        raise HandoffError(f"the grant wants codec {grant.codec!r}, which was not offered")
+    codec = grant.codec
+    if codec and codec not in due.codecs:
+        raise HandoffError(f"the grant wants codec {codec!r}, which was not offered")
     for granted in grant.groups:
         group = granted.group
         if group >= len(into):
             raise HandoffError(f"the grant names group {group}, which was not offered")
-        # Copies of a message's columns are twice as fast to go through.
-        index, block_ids, generations = (
-            granted.index[:],
-            granted.block_id[:],
-            granted.generation[:],
-        )
-        skip = granted.skip[:]
-        if not len(index) == len(block_ids) == len(generations):
-            raise HandoffError("the grant's columns differ in length")
         known, limit = into[group], due.num_blocks[group]
-        if index:
-            highest = max(index)
-            if highest >= limit:
-                raise HandoffError(f"the grant names block {highest} of {limit}")
-            fresh = dict(zip(index, zip(block_ids, generations, strict=True), strict=True))
-            for skipped in known.skip:
-                fresh.pop(skipped, None)
-            known.blocks = fresh | known.blocks
-        if skip:
+        if granted.index or granted.block_id or granted.generation:
+            _read_blocks(granted, known, limit)
+        if granted.skip:
+            # Copies of a message's columns are twice as fast to go through.
+            skip = granted.skip[:]
             highest = max(skip)
             if highest >= limit:
                 raise HandoffError(f"the grant skips block {highest} of {limit}")
-            known.skip.update(skipped for skipped in skip if skipped not in known.blocks)
+            blocks = known.blocks
+            known.skip.update([i for i in skip if i not in blocks] if blocks else skip)
+
+
+def _read_blocks(granted: transfer_pb2.GrantedGroup, known: GroupGrant, limit: int) -> None:
+    index, block_ids, generations = granted.index[:], granted.block_id[:], granted.generation[:]
+    if not len(index) == len(block_ids) == len(generations):
+        raise HandoffError("the grant's columns differ in length")
+    highest = max(index)
+    if highest >= limit:
+        raise HandoffError(f"the grant names block {highest} of {limit}")
+    fresh = dict(zip(index, zip(block_ids, generations, strict=True), strict=True))
+    for skipped in known.skip:
+        fresh.pop(skipped, None)
+    known.blocks = fresh | known.blocks
 
 
 def commit_body(
@@ -174,6 +187,10 @@ def commit_body(
         )
     shard = commit.shards.add()
     for group, (grant, sums) in enumerate(zip(granted, checksums, strict=True)):
+        hashes = b"".join(due.hashes[group])
+        if not grant.blocks:
+            shard.groups.add(group=group, hashes=hashes)
+            continue
         order = sorted(grant.blocks)
         # What it had room to grow into and did not come is not committed.
         order = order[: bisect_left(order, due.num_blocks[group])]
@@ -184,7 +201,7 @@ def commit_body(
             block_id=[block_id for block_id, _ in blocks],
             generation=[generation for _, generation in blocks],
             checksum=[sums[i] for i in order] if sums else [],
-            hashes=b"".join(due.hashes[group]),
+            hashes=hashes,
         )
     return commit
 
@@ -205,23 +222,29 @@ def read_commit(
     `checksums` it must bring one for every written block. When the sequence `grows` the last of the
     granted blocks may be missing, and there may be hashes beyond the offered `hashes`.
     """
-    outputs = {s.choice: _output(s) for s in commit.sequences}
+    outputs: dict[int, SourceOutput] = {}
+    for sequence in commit.sequences:
+        outputs[sequence.choice] = _output(sequence)
     if len(commit.sequences) != len(outputs) or outputs.keys() != choices:
         raise HandoffError("the commit's choices are not those of the request")
     shard, *others = commit.shards or (None,)
     if shard is None or others or shard.tp_rank or shard.pp_rank:
         raise HandoffError("the commit must come from one shard, rank 0")
-    groups = shard.groups
-    if [group.group for group in groups] != list(range(len(granted))):
-        raise HandoffError("the commit's groups are not those of the offer")
     checks: list[BlockCheck] = []
     all_hashes: list[tuple[bytes, ...]] = []
     num_blocks: list[int] = []
-    for group, allowed, offered in zip(groups, granted, hashes, strict=True):
-        checks.append(_check_group(group, allowed, offered, checksums, grows))
+    for group in shard.groups:
+        number = group.group
+        if number != len(checks) or number >= len(granted):
+            break
+        offered = hashes[number]
+        check = _check_group(group, granted[number], offered, checksums, grows)
+        checks.append(check)
         all_hashes.append(_split_hashes(group.hashes) if grows else tuple(offered))
-        index = group.index
-        num_blocks.append(max(len(offered), index[-1] + 1) if index else len(offered))
+        count = len(offered)
+        num_blocks.append(max(count, group.index[-1] + 1) if check.block_ids else count)
+    if not len(checks) == len(shard.groups) == len(granted):
+        raise HandoffError("the commit's groups are not those of the offer")
     return Verify(tuple(checks), outputs, tuple(all_hashes), tuple(num_blocks), codec)
 
 
@@ -229,11 +252,12 @@ def _output(sequence: transfer_pb2.CommittedSequence) -> SourceOutput:
     output, reason = tuple(sequence.output), sequence.finish_reason
     if not output:
         raise HandoffError(f"choice {sequence.choice} comes without a token to go on from")
+    if not reason:
+        return SourceOutput(output, None)
     try:
-        finish = FinishReason(reason) if reason else None
+        return SourceOutput(output, FinishReason(reason))
     except ValueError:
-        finish = FinishReason.ERROR
-    return SourceOutput(output, finish)
+        return SourceOutput(output, FinishReason.ERROR)
 
 
 def _check_group(
@@ -244,6 +268,21 @@ def _check_group(
     grows: bool,
 ) -> BlockCheck:
     number = group.group
+    block_ids: tuple[int, ...] = ()
+    if granted.index or group.index or group.block_id or group.generation:
+        block_ids = _granted_ids(group, granted, grows)
+    offered = b"".join(hashes)
+    if group.hashes[: len(offered) if grows else None] != offered:
+        raise HandoffError(f"the commit's hashes of group {number} are not those offered")
+    sums = tuple(group.checksum)
+    if len(sums) != (len(block_ids) if checksums or sums else 0):
+        raise HandoffError(f"the commit has {len(sums)} checksums for {len(block_ids)} blocks")
+    return BlockCheck(number, block_ids, sums if checksums else ())
+
+
+def _granted_ids(
+    group: transfer_pb2.CommittedGroup, granted: transfer_pb2.GrantedGroup, grows: bool
+) -> tuple[int, ...]:
     end = len(group.index) if grows else None
     block_ids = group.block_id[:]
     if (
@@ -252,12 +291,6 @@ def _check_group(
         or group.generation[:] != granted.generation[:end]
     ):
         raise HandoffError(
-            f"the commit's blocks or generations of group {number} are not those granted"
+            f"the commit's blocks or generations of group {group.group} are not those granted"
         )
-    offered = b"".join(hashes)
-    if group.hashes[: len(offered) if grows else None] != offered:
-        raise HandoffError(f"the commit's hashes of group {number} are not those offered")
-    sums = tuple(group.checksum)
-    if len(sums) != (len(block_ids) if checksums or sums else 0):
-        raise HandoffError(f"the commit has {len(sums)} checksums for {len(block_ids)} blocks")
-    return BlockCheck(number, tuple(block_ids), sums if checksums else ())
+    return tuple(block_ids)

@@ -136,11 +136,10 @@ class Peers:
         return list(self._peers.values())
 
     def send(self, peer_id: PeerId, message: Message) -> None:
-        """On the newest stream; lost when there is none."""
+        """On the newest stream; lost when there is none. Not for Hello."""
         peer = self._peers.get(peer_id)
         if peer is not None and peer.links:
-            if message.WhichOneof("body") != "hello":
-                seal(message)
+            seal(message)
             peer.links[-1].send(message)
 
     def transport_epoch(self, peer_id: PeerId) -> int | None:
@@ -159,7 +158,7 @@ class Peers:
         for peer in self._peers.values():
             if peer.links:
                 self._connect(peer)
-                self.send(peer.peer_id, self._greeter.message)
+                peer.links[-1].send(self._greeter.message)
 
     # --- LinkEvents ---
 

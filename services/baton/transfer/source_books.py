@@ -13,12 +13,15 @@ from baton.transfer.state import Due, Ready, Write, Written
 from baton.transfer.write_ledger import WriteLedger
 from baton.v1 import transfer_pb2
 
+# Before the offer and after the end; nothing is ever booked in it.
+_EMPTY = WriteLedger(())
+
 
 class SourceBooks:
     """Empty until the engine has scheduled the prompt."""
 
     def __init__(self) -> None:
-        self.ledger = WriteLedger(())
+        self.ledger = _EMPTY
         self.overlap = Overlap()
         self.outputs: Mapping[int, SourceOutput] | None = None
         """Set once everything is computed."""
@@ -42,7 +45,7 @@ class SourceBooks:
         """Every choice has ended: there is nothing to hand over."""
         if not self.outputs:
             return False
-        return all(output.finish is not None for output in self.outputs.values())
+        return None not in [output.finish for output in self.outputs.values()]
 
     def schedule(self, due: Due) -> None:
         self._due = due
@@ -94,5 +97,5 @@ class SourceBooks:
 
     def close(self) -> None:
         """Nothing will be asked of it any more: lists of blocks and hashes are long."""
-        self.ledger = WriteLedger(())
+        self.ledger = _EMPTY
         self._due = self._grown = self.outputs = None

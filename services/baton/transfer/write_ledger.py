@@ -112,6 +112,12 @@ class WriteLedger:
 
     def take_sendable(self) -> Write | None:
         """A write of everything that is final and granted and was not sent before."""
+        for grant in self.granted:
+            if grant.blocks:
+                return self._take()
+        return None
+
+    def _take(self) -> Write | None:
         writes: list[BlockWrite] = []
         indices: list[tuple[int, ...]] = []
 

@@ -130,6 +130,14 @@ def test_offer_that_contradicts_the_request_is_refused(edit: Callable[[pb.Offer]
         messages.read_offer(offer, {0}, 1)
 
 
+def test_fetched_blocks_have_no_room_to_grow() -> None:
+    offer = _offer()
+    offer.ClearField("sequences")
+    offer.growth_tokens = 8
+    wanted = messages.read_offer(offer, frozenset(), 1)
+    assert (wanted.num_tokens, wanted.growth_tokens, wanted.hashes) == (0, 0, (HASHES,))
+
+
 def test_offer_may_spell_its_blocks_out() -> None:
     offer = _offer()
     offer.sequences[0].groups[0].index.extend([0, 1, 2])
