@@ -47,29 +47,31 @@ class LinearFit:
         """The coefficients, none negative; `prior` where nothing has been observed."""
         if not self.num_observations:
             return tuple(prior)
+        # Loops over numbers: this runs for every few reports of every worker.
+        features, xx = range(len(self._xy)), self._xx
         # Mean square of each feature; one that was always 0 is the prior's.
-        squares = [row[i] / self._weight or 1.0 for i, row in enumerate(self._xx)]
-        parts = [theta * math.sqrt(square) for theta, square in zip(prior, squares, strict=True)]
+        squares = [xx[i][i] / self._weight or 1.0 for i in features]
+        parts = [prior[i] * math.sqrt(squares[i]) for i in features]
         largest = max(parts)
         if not largest:
             largest, parts = 1.0, [1.0] * len(parts)
-        weights = [
-            self._prior_weight * square * (largest / max(part, _LEAST_PART * largest)) ** 2
-            for square, part in zip(squares, parts, strict=True)
-        ]
-        # Features of a size, so that the matrix is well conditioned.
-        scale = [
-            1 / math.sqrt(row[i] + weight)
-            for i, (row, weight) in enumerate(zip(self._xx, weights, strict=True))
-        ]
-        num = len(scale)
-        matrix = [
-            [(self._xx[i][j] + weights[i] * (i == j)) * scale[i] * scale[j] for j in range(num)]
-            for i in range(num)
-        ]
-        target = [(self._xy[i] + weights[i] * prior[i]) * scale[i] for i in range(num)]
-        free = list(range(num))
-        theta = [0.0] * num
+        least = _LEAST_PART * largest
+        matrix: Matrix = []
+        target: list[float] = []
+        scale: list[float] = []
+        for i in features:
+            weight = self._prior_weight * squares[i] * (largest / max(parts[i], least)) ** 2
+            row = xx[i].copy()
+            row[i] += weight
+            # Features of a size, so that the matrix is well conditioned.
+            scale.append(1 / math.sqrt(row[i]))
+            matrix.append(row)
+            target.append((self._xy[i] + weight * prior[i]) * scale[i])
+        for i, row in enumerate(matrix):
+            for j in features:
+                row[j] = row[j] * scale[i] * scale[j]
+        free = list(features)
+        theta = [0.0] * len(free)
         # Those that come out negative are left out, one less each time, so this ends.
         while free:
             found = _solved([[matrix[i][j] for j in free] for i in free], [target[i] for i in free])

@@ -8,23 +8,22 @@ KV events come at the end of each pass. Messages take no time.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from baton.core.block_hash import IndexKeys, index_keys
 from baton.core.handoff import OfferDue
 from baton.core.queue_policy.fcfs import Fcfs
 from baton.planner.output_length import OutputLengths
 from baton.router.columns import Role
 from baton.router.policy.base import Policy, RequestView
 from baton.router.pool import Booking, Pool
-from baton.router.prefix_index import IndexTier, PrefixIndex
 from baton.router.selection import book, select
 from baton.sim.clock import EventLoop, Phase
 from baton.sim.handoff import Fetch, Handoff, TransferSpec
 from baton.sim.link import Link
 from baton.sim.report import Served
 from baton.sim.sequence import SimSequence
+from baton.sim.small_index import SmallIndex
 from baton.sim.worker import SimWorker, WorkerSpec
 from baton.sim.workload import TraceRequest
 from baton.v1 import common_pb2, worker_pb2
@@ -57,7 +56,6 @@ class FleetSpec:
 class _Placed:
     """A request that has been placed."""
 
-    hashes: list[bytes]
     decode: Booking
     prefill: Booking | None = None
     handoff: Handoff | None = None
@@ -69,7 +67,7 @@ class Fleet:
     def __init__(self, spec: FleetSpec, policy: Policy, seed: int) -> None:
         self.loop = EventLoop()
         self.pool = Pool()
-        self.index = PrefixIndex()
+        self.index = SmallIndex(len(spec.roles))
         self.served: list[Served] = []
         self.workers: list[SimWorker] = []
         self._spec = spec
@@ -95,14 +93,21 @@ class Fleet:
 
     def run(self, requests: Sequence[TraceRequest]) -> list[Served]:
         """Replay requests to the end; what became of them, in order of placement."""
-        for request in requests:
-            self.loop.at(request.at, Phase.ARRIVE, lambda r=request: self._arrive(r))  # type: ignore[misc]
+        self._expect_next(iter(sorted(requests, key=lambda request: request.at)))
         self.loop.run()
+        self._take_events()
         return self.served
 
     # --- placing ---
 
-    def _arrive(self, request: TraceRequest) -> None:
+    def _expect_next(self, requests: Iterator[TraceRequest]) -> None:
+        """One arrival after the other: a heap of all would be slow."""
+        request = next(requests, None)
+        if request is not None:
+            self.loop.at(request.at, Phase.ARRIVE, lambda: self._arrive(request, requests))
+
+    def _arrive(self, request: TraceRequest, others: Iterator[TraceRequest]) -> None:
+        self._expect_next(others)
         self._waiting.push(request)
         self._place_waiting()
 
@@ -112,13 +117,13 @@ class Fleet:
 
     def _place(self, request: TraceRequest) -> bool:
         block_size = self._spec.worker.block_size
-        hashes = request.hashes(block_size)
-        keys = index_keys(hashes)
+        hashes = request.hashes
         overlap = None
         if self._policy.needs_overlap:
+            self._take_events()
             # One token is left to compute.
-            known: IndexKeys = keys[: (request.num_tokens - 1) // block_size]
-            overlap = self.index.match(known, self.loop.now, len(self.pool.columns))
+            known = hashes[: (request.num_tokens - 1) // block_size]
+            overlap = self.index.match(known, self.loop.now)
         expected = self._lengths.predict(MODEL, "", MAX_OUTPUT)
         view = RequestView(MODEL, request.num_tokens, overlap=overlap, expected_output=expected)
         selection = select(view, self.pool, self._policy, self._rng)
@@ -130,9 +135,9 @@ class Fleet:
             request, prefill=computes, decode=selection.decode, dispatched_at=self.loop.now
         )
         self.served.append(served)
-        self._placed[request.number] = _Placed(hashes, decode, prefill)
+        self._placed[request.number] = _Placed(decode, prefill)
         if self._policy.needs_overlap:
-            self.index.predict(computes, keys, self.loop.now)
+            self.index.predict(computes, hashes, self.loop.now)
         worker = self.workers[computes]
         if selection.fetch_from is None or overlap is None:
             worker.submit(served, hashes, handoff=prefill is not None)
@@ -160,7 +165,7 @@ class Fleet:
         placed = self._placed[served.request.number]
         placed.handoff = Handoff(
             seq,
-            placed.hashes,
+            served.request.hashes,
             worker,
             self.workers[served.decode],
             self._links[worker.row],
@@ -196,16 +201,16 @@ class Fleet:
         self._lengths.ended(MODEL, "", served.request.num_output)
 
     def on_step(self, worker: SimWorker) -> None:
-        for _, stored, removed in worker.blocks.take_changes():
-            if not self._policy.needs_overlap:
-                continue
-            if removed:
-                self.index.remove(worker.row, IndexTier.DEVICE, index_keys(list(removed)))
-            if stored:
-                self.index.store(worker.row, IndexTier.DEVICE, index_keys(list(stored)))
         self.pool.report(worker.row, worker.report(self._peer_links))
         if len(self._waiting):
             self._place_waiting()
+
+    def _take_events(self) -> None:
+        """KV events since they were last asked for. What went and came back is in none of them."""
+        for worker in self.workers:
+            for _, stored, removed in worker.blocks.take_changes():
+                self.index.remove(worker.row, removed)
+                self.index.store(worker.row, stored)
 
 
 def _lease(number: int, role: Role, fleet: FleetSpec) -> common_pb2.WorkerLease:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from baton.sim.clock import EventLoop, Phase
@@ -40,7 +40,7 @@ class Handoff:
     def __init__(
         self,
         seq: SimSequence,
-        hashes: list[bytes],
+        hashes: Sequence[bytes],
         source: SimWorker,
         target: SimWorker,
         link: Link,
@@ -108,7 +108,7 @@ class Fetch:
     def __init__(
         self,
         served: Served,
-        hashes: list[bytes],
+        hashes: Sequence[bytes],
         source: SimWorker,
         target: SimWorker,
         link: Link,

@@ -12,6 +12,17 @@ from baton.engine.sequence import Sequence, Submission
 from baton.sim.report import Served
 from baton.sim.workload import block_hash
 
+# The engine asks no request of the simulator for more than its lengths, which are elsewhere.
+REQUEST = Request(
+    request_id="",
+    model="",
+    prompt=(),
+    sampling=SamplingParams(max_tokens=1, ignore_eos=True),
+    seed=0,
+    deadline=math.inf,
+)
+_NO_TOKENS = IntBuffer()
+_NO_STOPS: frozenset[int] = frozenset()
 # What a sequence that has generated something has for its output: the scheduler asks whether there
 # is any.
 _SOMETHING = [0]
@@ -28,27 +39,18 @@ class SimSequence(Sequence):
         self, serial: int, served: Served, hashes: SequenceOf[bytes], *, handoff: bool = False
     ) -> None:
         """`hashes` are those of the prompt's full blocks."""
-        trace = served.request
-        request = Request(
-            request_id=str(trace.number),
-            model="",
-            prompt=(),
-            sampling=SamplingParams(max_tokens=trace.num_output, ignore_eos=True),
-            seed=0,
-            deadline=math.inf,
-        )
         submission = Submission(
             ("sim", serial),
-            request,
+            REQUEST,
             b"",
             serial,
-            eos_token_ids=frozenset(),
-            max_model_len=trace.num_output,
+            eos_token_ids=_NO_STOPS,
+            max_model_len=1,
             handoff=handoff,
         )
-        super().__init__(serial, submission, (0,), IntBuffer(), [], 1)
+        super().__init__(serial, submission, (0,), _NO_TOKENS, [], 1)
         submission.sequences = [self]
-        self.num_tokens = trace.num_tokens
+        self.num_tokens = served.request.num_tokens
         self.hashes[0].extend(hashes)
         self.served = served
         self.num_generated = 0

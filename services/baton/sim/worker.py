@@ -27,7 +27,7 @@ from baton.engine.scheduler import Scheduler
 from baton.engine.sequence import Status
 from baton.sim.clock import EventLoop, Phase
 from baton.sim.report import Served
-from baton.sim.sequence import SimSequence
+from baton.sim.sequence import REQUEST, SimSequence
 from baton.sim.timing import Polynomials
 from baton.v1 import session_pb2, worker_pb2
 from baton.worker.load import LoadMeter
@@ -120,7 +120,7 @@ class SimWorker:
         self._pass: _Pass | None = None
         self._begins = False
         # Offers for which there has been no room.
-        self._offers: deque[tuple[Served, list[bytes], Callable[[int], None]]] = deque()
+        self._offers: deque[tuple[Served, Sequence[bytes], Callable[[int], None]]] = deque()
         self._serial = 0
         self._meter = LoadMeter()
         self.num_preemptions = 0
@@ -140,7 +140,7 @@ class SimWorker:
 
     # --- requests ---
 
-    def submit(self, served: Served, hashes: list[bytes], *, handoff: bool = False) -> None:
+    def submit(self, served: Served, hashes: Sequence[bytes], *, handoff: bool = False) -> None:
         """Queue a request; with `handoff` its answer is generated elsewhere."""
         self._load_report.saw_prompt(served.request.num_tokens)
         self.scheduler.waiting.push(self._sequence(served, hashes, handoff=handoff))
@@ -159,12 +159,14 @@ class SimWorker:
         self.scheduler.discharge(seq.submission)
         self.wake()
 
-    def reserve(self, served: Served, hashes: list[bytes], on_room: Callable[[int], None]) -> None:
+    def reserve(
+        self, served: Served, hashes: Sequence[bytes], on_room: Callable[[int], None]
+    ) -> None:
         """Set blocks aside for a prompt's KV: now or later calls `on_room(blocks here already)`."""
         self._offers.append((served, hashes, on_room))
         self._retry_offers()
 
-    def adopt(self, served: Served, hashes: list[bytes], num_generated: int) -> None:
+    def adopt(self, served: Served, hashes: Sequence[bytes], num_generated: int) -> None:
         """The KV for which there is a reservation has come: generate on from it."""
         reservation = self.reservations.open.pop(_key(served))
         self.scheduler.num_slots -= reservation.num_slots
@@ -186,7 +188,7 @@ class SimWorker:
         self.reservations.close(reservation)
         self.wake()
 
-    def fetch(self, served: Served, hashes: list[bytes]) -> bool:
+    def fetch(self, served: Served, hashes: Sequence[bytes]) -> bool:
         """Set blocks aside for a prefix that a peer sends; False when there is no room for it."""
         return bool(
             self.reservations.reserve(
@@ -200,7 +202,7 @@ class SimWorker:
         self.reservations.register(reservation, reservation.hashes)
         self.reservations.close(reservation)
 
-    def lend(self, served: Served, hashes: list[bytes]) -> int:
+    def lend(self, served: Served, hashes: Sequence[bytes]) -> int:
         """Hold the blocks of a prefix for a peer until `take_back`; how many there are."""
         return len(self._fetches.lend(_fetch_key(served), 0, hashes))
 
@@ -209,7 +211,7 @@ class SimWorker:
         self._fetches.release(_fetch_key(served))
 
     def _sequence(
-        self, served: Served, hashes: list[bytes], *, handoff: bool = False
+        self, served: Served, hashes: Sequence[bytes], *, handoff: bool = False
     ) -> SimSequence:
         self._serial += 1
         return SimSequence(self._serial, served, hashes, handoff=handoff)
@@ -220,10 +222,9 @@ class SimWorker:
             served, hashes, on_room = offers[0]
             if scheduler.num_slots + 1 > scheduler.max_sequences:
                 return
-            probe = self._sequence(served, hashes)
             reserved = self.reservations.reserve(
                 _key(served),
-                probe.submission.request,
+                REQUEST,
                 served.request.num_tokens,
                 (tuple(hashes),),
                 scheduler.headroom,

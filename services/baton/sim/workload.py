@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,22 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """Arrives at `at` seconds; `ids` name the blocks of its prompt, the partial one included."""
+    """Arrives at `at` seconds; `ids` name the blocks of its prompt, the partial one included.
+
+    `hashes` are of the full blocks, as long as those that the engine makes: made once, however
+    often the trace is replayed.
+    """
 
     number: int
     at: float
     num_tokens: int
     num_output: int
     ids: tuple[int, ...]
+    hashes: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
-    def hashes(self, block_size: int) -> list[bytes]:
-        """Hashes of the full blocks, as long as those that the engine makes."""
-        return list(map(block_hash, self.ids[: self.num_tokens // block_size]))
+    def __post_init__(self) -> None:
+        hashes = tuple(map(block_hash, self.ids[: self.num_tokens // TRACE_BLOCK_SIZE]))
+        object.__setattr__(self, "hashes", hashes)
 
 
 def block_hash(number: int) -> bytes:

@@ -85,7 +85,7 @@ class Metrics:
         )
         self.inter_token_latency = self._histogram(
             "inter_token_latency_seconds",
-            "Gap between two tokens of a choice.",
+            "Gap between two tokens of a choice; the mean where they came together.",
             TOKEN_BUCKETS,
             ("model",),
         )
@@ -257,6 +257,11 @@ class Metrics:
         )
         self.kv_events = self._counter(
             "kv_events_total", "Messages about workers' caches.", ("kind",)
+        )
+        self.kv_event_lag = self._histogram(
+            "kv_event_lag_seconds",
+            "From a change of a worker's cache until the prefix index has it, above the least.",
+            PHASE_BUCKETS,
         )
 
         # The gateway itself

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/events.proto\x12\x08\x62\x61ton.v1\"?\n\x0fKvEventsRequest\x12\x14\n\x0cworker_epoch\x18\x01 \x01(\x06\x12\x16\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x04\"\x86\x01\n\x10KvEventsResponse\x12\x14\n\x0cworker_epoch\x18\x01 \x01(\x06\x12-\n\x08snapshot\x18\x02 \x01(\x0b\x32\x19.baton.v1.KvSnapshotChunkH\x00\x12\"\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x11.baton.v1.KvDeltaH\x00\x42\t\n\x07message\"U\n\x0fKvSnapshotChunk\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\"\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x12.baton.v1.KvBlocks\"d\n\x07KvDelta\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\"\n\x06stored\x18\x02 \x03(\x0b\x32\x12.baton.v1.KvBlocks\x12#\n\x07removed\x18\x03 \x03(\x0b\x32\x12.baton.v1.KvBlocks\"I\n\x08KvBlocks\x12\r\n\x05group\x18\x01 \x01(\r\x12\x1e\n\x04tier\x18\x02 \x01(\x0e\x32\x10.baton.v1.KvTier\x12\x0e\n\x06hashes\x18\x03 \x01(\x0c*Y\n\x06KvTier\x12\x17\n\x13KV_TIER_UNSPECIFIED\x10\x00\x12\x12\n\x0eKV_TIER_DEVICE\x10\x01\x12\x10\n\x0cKV_TIER_HOST\x10\x02\x12\x10\n\x0cKV_TIER_DISK\x10\x03\x32T\n\rEventsService\x12\x43\n\x08KvEvents\x12\x19.baton.v1.KvEventsRequest\x1a\x1a.baton.v1.KvEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/events.proto\x12\x08\x62\x61ton.v1\"?\n\x0fKvEventsRequest\x12\x14\n\x0cworker_epoch\x18\x01 \x01(\x06\x12\x16\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x04\"\x86\x01\n\x10KvEventsResponse\x12\x14\n\x0cworker_epoch\x18\x01 \x01(\x06\x12-\n\x08snapshot\x18\x02 \x01(\x0b\x32\x19.baton.v1.KvSnapshotChunkH\x00\x12\"\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x11.baton.v1.KvDeltaH\x00\x42\t\n\x07message\"U\n\x0fKvSnapshotChunk\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\"\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x12.baton.v1.KvBlocks\"{\n\x07KvDelta\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x04\x12\"\n\x06stored\x18\x02 \x03(\x0b\x32\x12.baton.v1.KvBlocks\x12#\n\x07removed\x18\x03 \x03(\x0b\x32\x12.baton.v1.KvBlocks\x12\x15\n\rchanged_at_us\x18\x04 \x01(\x04\"I\n\x08KvBlocks\x12\r\n\x05group\x18\x01 \x01(\r\x12\x1e\n\x04tier\x18\x02 \x01(\x0e\x32\x10.baton.v1.KvTier\x12\x0e\n\x06hashes\x18\x03 \x01(\x0c*Y\n\x06KvTier\x12\x17\n\x13KV_TIER_UNSPECIFIED\x10\x00\x12\x12\n\x0eKV_TIER_DEVICE\x10\x01\x12\x10\n\x0cKV_TIER_HOST\x10\x02\x12\x10\n\x0cKV_TIER_DISK\x10\x03\x32T\n\rEventsService\x12\x43\n\x08KvEvents\x12\x19.baton.v1.KvEventsRequest\x1a\x1a.baton.v1.KvEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KVTIER']._serialized_start=501
-  _globals['_KVTIER']._serialized_end=590
+  _globals['_KVTIER']._serialized_start=524
+  _globals['_KVTIER']._serialized_end=613
   _globals['_KVEVENTSREQUEST']._serialized_start=35
   _globals['_KVEVENTSREQUEST']._serialized_end=98
   _globals['_KVEVENTSRESPONSE']._serialized_start=101
@@ -40,9 +40,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KVSNAPSHOTCHUNK']._serialized_start=237
   _globals['_KVSNAPSHOTCHUNK']._serialized_end=322
   _globals['_KVDELTA']._serialized_start=324
-  _globals['_KVDELTA']._serialized_end=424
-  _globals['_KVBLOCKS']._serialized_start=426
-  _globals['_KVBLOCKS']._serialized_end=499
-  _globals['_EVENTSSERVICE']._serialized_start=592
-  _globals['_EVENTSSERVICE']._serialized_end=676
+  _globals['_KVDELTA']._serialized_end=447
+  _globals['_KVBLOCKS']._serialized_start=449
+  _globals['_KVBLOCKS']._serialized_end=522
+  _globals['_EVENTSSERVICE']._serialized_start=615
+  _globals['_EVENTSSERVICE']._serialized_end=699
 # @@protoc_insertion_point(module_scope)

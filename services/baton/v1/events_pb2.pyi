@@ -47,14 +47,16 @@ class KvSnapshotChunk(_message.Message):
     def __init__(self, event_id: _Optional[int] = ..., last: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[KvBlocks, _Mapping]]] = ...) -> None: ...
 
 class KvDelta(_message.Message):
-    __slots__ = ("event_id", "stored", "removed")
+    __slots__ = ("event_id", "stored", "removed", "changed_at_us")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_AT_US_FIELD_NUMBER: _ClassVar[int]
     event_id: int
     stored: _containers.RepeatedCompositeFieldContainer[KvBlocks]
     removed: _containers.RepeatedCompositeFieldContainer[KvBlocks]
-    def __init__(self, event_id: _Optional[int] = ..., stored: _Optional[_Iterable[_Union[KvBlocks, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[KvBlocks, _Mapping]]] = ...) -> None: ...
+    changed_at_us: int
+    def __init__(self, event_id: _Optional[int] = ..., stored: _Optional[_Iterable[_Union[KvBlocks, _Mapping]]] = ..., removed: _Optional[_Iterable[_Union[KvBlocks, _Mapping]]] = ..., changed_at_us: _Optional[int] = ...) -> None: ...
 
 class KvBlocks(_message.Message):
     __slots__ = ("group", "tier", "hashes")

@@ -62,6 +62,8 @@ class EventLog(events_pb2_grpc.EventsServiceServicer):
         self._removed: dict[Place, dict[bytes, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._told_at = -math.inf
+        # When the first change came that no event has told.
+        self._changed_at = 0.0
 
     def append(self, deltas: Sequence[CacheDelta]) -> None:
         """Take what changed in one step, in order: as one event, or as a part of the next one."""
@@ -79,6 +81,7 @@ class EventLog(events_pb2_grpc.EventsServiceServicer):
         if not deltas or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
+        self._changed_at = loop.time()
         wait_s = self._told_at + self._min_gap_s - loop.time()
         if wait_s > 0:
             self._timer = loop.call_later(wait_s, self._tell)
@@ -98,7 +101,10 @@ class EventLog(events_pb2_grpc.EventsServiceServicer):
         self._last_id += 1
         self._deltas.append(
             events_pb2.KvDelta(
-                event_id=self._last_id, stored=_blocks(stored), removed=_blocks(removed)
+                event_id=self._last_id,
+                stored=_blocks(stored),
+                removed=_blocks(removed),
+                changed_at_us=int(self._changed_at * 1e6),
             )
         )
         # Wake every watcher; those that wait later wait for the next event.

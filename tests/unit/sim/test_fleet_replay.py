@@ -9,7 +9,6 @@ import pytest
 
 from baton.core.settings import RouterSettings
 from baton.router.policy.registry import policy_named
-from baton.router.prefix_index import IndexTier
 from baton.sim.fleet import Fleet, FleetSpec
 from baton.sim.handoff import TransferSpec
 from baton.sim.report import Report, Served, report
@@ -58,9 +57,7 @@ def test_everybody_is_served_and_nothing_is_left(
 def test_index_knows_just_what_the_workers_have(requests: list[TraceRequest]) -> None:
     fleet, _, _ = replay(requests, AGGREGATED, "kv_aware")
     for worker in fleet.workers:
-        assert fleet.index.blocks_of(worker.row)[IndexTier.DEVICE] == len(
-            worker.blocks.pools[0].cache
-        )
+        assert fleet.index.num_blocks(worker.row) == len(worker.blocks.pools[0].cache)
 
 
 def test_a_seed_decides_everything(requests: list[TraceRequest]) -> None:

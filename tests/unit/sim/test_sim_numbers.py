@@ -80,7 +80,7 @@ def test_trace_is_read(tmp_path: Path) -> None:
     earlier = RECORD | {"timestamp": 0}
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, (RECORD, earlier))).encode()))
     assert [(r.number, r.at) for r in read_trace(path)] == [(1, 0.0), (0, 1.5)]
-    (hashed,) = read_trace(path)[0].hashes(512)
+    (hashed,) = read_trace(path)[0].hashes
     assert hashed == block_hash(7) and len(hashed) == 16
 
 

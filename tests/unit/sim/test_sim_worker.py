@@ -52,7 +52,7 @@ class One:
         request = TraceRequest(self.num_sent, at, num_tokens, num_output, ids)
         self.num_sent += 1
         served = Served(request)
-        submit = lambda: self.worker.submit(served, request.hashes(BLOCK))  # noqa: E731
+        submit = lambda: self.worker.submit(served, request.hashes)  # noqa: E731
         self.loop.at(at, Phase.ARRIVE, submit)
         return served
 

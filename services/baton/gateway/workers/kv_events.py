@@ -150,7 +150,11 @@ class KvIndexReader:
         while (response := await call.read()) is not _EOF:
             heard = followed.feed.take(response)
             events.labels(heard.name.lower()).inc()
-            if heard is not Heard.DELTA:
+            if heard is Heard.DELTA:
+                lag_s = followed.feed.lag_s(response.delta, self._clock())
+                if lag_s is not None:
+                    self._metrics.kv_event_lag.observe(lag_s)
+            else:
                 self._index.set_synced(followed.row, followed.feed.is_synced)
             if heard is Heard.GAP:
                 log.warning(*event("kv_event_gap", worker=followed.worker.worker_id))

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from baton.core.block_hash import IndexKeys, index_keys
+from baton.gateway.workers.event_lag import EventLag
 from baton.gateway.workers.prompt_hashes import HashScope
 from baton.router.prefix_index import IndexTier
 from baton.v1 import common_pb2, events_pb2
@@ -68,6 +69,7 @@ class KvFeed:
         self._row = row
         self._group = group
         self._epoch = epoch
+        self._lag = EventLag()
         # None until a snapshot is complete.
         self._last_id: int | None = None
         # The event of the snapshot that is coming in.
@@ -89,12 +91,17 @@ class KvFeed:
         """A message could not be applied: start again from a snapshot."""
         self._last_id = None
 
+    def lag_s(self, delta: events_pb2.KvDelta, now: float) -> float | None:
+        """How late a delta was that has been applied `now`; None from a worker without a clock."""
+        return self._lag.of(delta.changed_at_us / 1e6, now) if delta.changed_at_us else None
+
     def take(self, response: events_pb2.KvEventsResponse) -> Heard:
         """Apply a message. Raises ValueError for one that no worker of ours sends."""
         if response.worker_epoch != self._epoch:
             # Another life of the worker: nothing that was known is true.
             self._forget()
             self._epoch = response.worker_epoch
+            self._lag = EventLag()
         kind = response.WhichOneof("message")
         if kind == "snapshot":
             return self._take_chunk(response.snapshot)
