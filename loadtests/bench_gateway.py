@@ -2,11 +2,14 @@
 
     make bench-gateway
 
-Paced streams: 64 streams, a token each 10 ms. First tokens: of one-token streams beside those; mock
-workers compute a prompt in no time, so all of it is what is added. Short requests: non-streamed
-chat, 32 prompt tokens, 8 output tokens, 32 keep-alive connections. Frames: the same paced streams,
-in frames of 1, 4 and 16 sequences, tell what a frame costs and what a token in it. CPU time is the
-gateway process's own.
+Paced streams: 64 streams, a token each 10 ms. First tokens: of one-token streams beside those, from
+the request's last byte to the answer's first event, as their clients see it; and what the gateway
+adds, for each request the same without the time that its worker had it (see `first_tokens`: gRPC
+between the two is the gateway's part, a step of the worker's that runs already is not). The bare
+app has no worker, and its first events wait for nobody. Short requests: non-streamed chat, 32
+prompt tokens, 8 output tokens, 32 keep-alive connections. Frames: the same paced streams, in frames
+of 1, 4 and 16 sequences, tell what a frame costs and what a token in it. CPU time is the gateway
+process's own.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from client import Outcome, chat, short_requests, stream
+from first_tokens import read_first_tokens
 from gateway import HERE, free_port, gateway, mock_workers, process, wait_until
 from measure import cpu_seconds, hardware, save
 
@@ -64,8 +69,21 @@ def cpu_per_million(server: Server, num_tokens: int) -> float:
     return (cpu_seconds(server.pid) - before) / (STREAMS * num_tokens) * 1e6
 
 
-def first_token_ms(server: Server, count: int) -> tuple[float, float]:
-    """(p50, p99) over one-token streams, one after the other beside the paced ones."""
+class FirstTokens(NamedTuple):
+    """Quantiles in milliseconds."""
+
+    p50: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> FirstTokens:
+        p50, p99 = np.percentile(seconds, (50, 99)) * 1e3
+        return cls(float(p50), float(p99))
+
+
+def first_events(server: Server, count: int) -> list[tuple[str, float]]:
+    """Id of, and seconds to, the first event of one-token streams, one after the other beside the
+    paced ones."""
 
     async def run() -> Outcome:
         # More tokens than there is time for.
@@ -80,8 +98,7 @@ def first_token_ms(server: Server, count: int) -> tuple[float, float]:
             await asyncio.gather(beside, return_exceptions=True)
         return checked(outcome)
 
-    p50, p99 = np.percentile(asyncio.run(run()).first_event_s, (50, 99))
-    return float(p50) * 1e3, float(p99) * 1e3
+    return asyncio.run(run()).first_events
 
 
 def cpu_per_thousand_short(server: Server, per_connection: int) -> tuple[float, float]:
@@ -128,40 +145,53 @@ def show(name: str, value: str) -> None:
     print(f"{name:44} {value}", flush=True)
 
 
-def bench_bare(options: argparse.Namespace) -> tuple[float, tuple[float, float]]:
-    """CPU seconds per million tokens, and (p50, p99) of first tokens in ms."""
+def bench_bare(options: argparse.Namespace) -> tuple[float, FirstTokens]:
+    """CPU seconds per million tokens, and first tokens."""
     port = free_port()
     with process(str(HERE / "bare_sse.py"), str(port), str(STEP_MS)) as child:
         wait_until(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, "bare")
         bare = Server(f"http://127.0.0.1:{port}", "/", child.pid)
-        cost, first = cpu_per_million(bare, options.tokens), first_token_ms(bare, options.first)
+        cost = cpu_per_million(bare, options.tokens)
+        first = FirstTokens.of([seconds for _, seconds in first_events(bare, options.first)])
     show("bare uvicorn SSE app", f"{cost:6.1f} CPU-s per million tokens")
-    show("bare uvicorn SSE app, first token", f"{first[0]:6.2f} ms p50, {first[1]:.2f} ms p99")
+    show("bare uvicorn SSE app, first token", f"{first.p50:6.2f} ms p50, {first.p99:.2f} ms p99")
     return cost, first
 
 
 def bench_pair(
-    options: argparse.Namespace, bare_cost: float, bare_first: tuple[float, float]
+    options: argparse.Namespace, bare_cost: float, bare_first: FirstTokens
 ) -> dict[str, float]:
     """Through one prefill and two decode workers."""
     # A handoff for each request, also where a decode worker would be as fast alone.
     with (
+        tempfile.TemporaryDirectory(prefix="baton-bench-") as folder,
         gateway(ROUTER__DISAGGREGATION="always") as front,
-        mock_workers(front, {"prefill": 1, "decode": 2}, step_ms=STEP_MS),
+        mock_workers(
+            front,
+            {"prefill": 1, "decode": 2},
+            step_ms=STEP_MS,
+            first_tokens=str(Path(folder) / "first-tokens"),
+        ),
     ):
         server = Server(front.url, CHAT, front.pid)
         cost = cpu_per_million(server, options.tokens)
         show("gateway, 1 prefill + 2 decode", f"{cost:6.1f}   ({cost / bare_cost:.2f} x bare)")
-        p50, p99 = first_token_ms(server, options.first)
-        p50_x, p99_x = p50 / bare_first[0], p99 / bare_first[1]
-        show("gateway, first token, p50", f"{p50:6.2f} ms ({p50_x:.1f} x bare, at most 3)")
-        show("gateway, first token, p99", f"{p99:6.2f} ms ({p99_x:.1f} x bare, at most 6)")
+        events = first_events(server, options.first)
+        workers = read_first_tokens(Path(folder) / "first-tokens")
+        whole = FirstTokens.of([seconds for _, seconds in events])
+        added = FirstTokens.of([seconds - workers[answer] for answer, seconds in events])
+        show("gateway, first token", f"{whole.p50:6.2f} ms p50, {whole.p99:.2f} ms p99")
+        p50_x, p99_x = added.p50 / bare_first.p50, added.p99 / bare_first.p99
+        show("added to the worker's time, p50", f"{added.p50:6.2f} ms ({p50_x:.1f} x bare)")
+        show("added to the worker's time, p99", f"{added.p99:6.2f} ms ({p99_x:.1f} x bare)")
         short, rate = cpu_per_thousand_short(server, options.requests)
         show("gateway, short requests", f"{short:6.2f} CPU-s per thousand, {rate:.0f}/s")
     return {
         "gateway_cpu_s_per_million_tokens, 1 prefill + 2 decode": round(cost, 2),
-        "gateway_first_token_p50_ms": round(p50, 2),
-        "gateway_first_token_p99_ms": round(p99, 2),
+        "gateway_first_token_p50_ms": round(whole.p50, 2),
+        "gateway_first_token_p99_ms": round(whole.p99, 2),
+        "gateway_added_first_token_p50_ms": round(added.p50, 2),
+        "gateway_added_first_token_p99_ms": round(added.p99, 2),
         "gateway_cpu_s_per_thousand_short_requests": round(short, 3),
     }
 
@@ -204,8 +234,8 @@ def main() -> None:
     cost, first = bench_bare(options)
     figures: dict[str, Any] = {
         "bare_cpu_s_per_million_tokens": round(cost, 2),
-        "bare_first_token_p50_ms": round(first[0], 2),
-        "bare_first_token_p99_ms": round(first[1], 2),
+        "bare_first_token_p50_ms": round(first.p50, 2),
+        "bare_first_token_p99_ms": round(first.p99, 2),
         **bench_pair(options, cost, first),
         **bench_frames(options, cost),
     }

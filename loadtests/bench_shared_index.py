@@ -76,7 +76,7 @@ def reader(fd: int, num_blocks: int) -> None:
     for index in (shared, own):
         index.predict(0, rng.integers(1, 2**64, OWN_BLOCKS, np.uint64), 0.0)
     for line in sys.stdin:
-        index = {"own": own, "shared": shared}[line.strip()]
+        index = own if line.strip() == "own" else shared
         view.num_none = 0
         cpu_s = []
         for number in range(LOOKUPS):

@@ -35,7 +35,7 @@ DIGEST = "be" * 16
 BLOCK = 16
 # Copies count as made when none has ended for so long.
 QUIET_S = 2.0
-MODEL = {
+MODEL: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 512,
     "intermediate_size": 1408,
@@ -49,7 +49,8 @@ MODEL = {
 def make_model(folder: Path) -> None:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**MODEL)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text("{}")
 
 

@@ -58,7 +58,9 @@ def bench_text() -> dict[str, Any]:
     alone = tokenizers.Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     raw = tokenizers.Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     encoder = IncrementalEncoder(raw, json.loads(raw.to_str()), DEFAULT_CACHE_BYTES)
-    alone_s, new_s, known_s = [], [], []
+    alone_s: list[float] = []
+    new_s: list[float] = []
+    known_s: list[float] = []
     sizes = []
     for number, text in enumerate(chats(random.Random(6))):
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,14 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Outcome:
-    """What came back from many requests. `first_event_s` is of streams, from the request on."""
+    """What came back from many requests.
+
+    `first_events` are of streams: the answer's id, and seconds from the request on.
+    """
 
     requests: int = 0
     events: int = 0
-    first_event_s: list[float] = field(default_factory=list)
+    first_events: list[tuple[str, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -67,13 +71,19 @@ async def stream(url: str, path: str, body: dict[str, Any], outcome: Outcome) ->
             outcome.events += num_events
             if num_events and not has_begun:
                 has_begun = True
-                outcome.first_event_s.append(time.monotonic() - sent_at)
+                seconds = time.monotonic() - sent_at
+                outcome.first_events.append((_answer_id(window), seconds))
             if b"data: [DONE]" in window:
                 break
             tail = window[-16:]
         outcome.requests += 1
     finally:
         writer.close()
+
+
+def _answer_id(event: bytes) -> str:
+    found = re.search(rb'"id":"([^"]*)"', event)
+    return found[1].decode() if found else ""
 
 
 async def short_requests(

@@ -67,7 +67,8 @@ def generate(
     runner: ModelRunner, prompt: list[int], codec: Codec | None
 ) -> tuple[list[int], list[dict[int, float]]]:
     """Greedy tokens and top log-probabilities, with full blocks of the prompt through `codec`."""
-    tokens, outputs, logprobs = list(prompt), [], []
+    tokens, logprobs = list(prompt), []
+    outputs: list[int] = []
     size = runner.groups[0].block_size
     num_full = (len(prompt) - 1) // size
 

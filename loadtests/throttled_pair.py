@@ -66,7 +66,8 @@ class Side(transfer_pb2_grpc.TransferServiceServicer):
             fetch_host=self.loop.fetch_host,
         )
         self.loop.attach(self._handoffs)
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(self, self._server)
+        add = transfer_pb2_grpc.add_TransferServiceServicer_to_server
+        add(self, self._server)  # type: ignore[no-untyped-call]
         await self._server.start()
         self.loop.start()
 

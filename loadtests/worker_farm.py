@@ -1,13 +1,17 @@
 """Many mock workers in one process, for benches that need more workers than cores.
 
 Usage: worker_farm.py JSON, with store_url, token, role, count, step_ms and, where they are not the
-usual ones, max_sequences and kv_blocks. Ends at end of input.
+usual ones, max_sequences and kv_blocks. With first_tokens, a file's name, see that module. Ends at
+end of input.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+
+from first_tokens import write_first_tokens
 
 from baton.core import model_folder
 from baton.core.settings import (
@@ -25,6 +29,8 @@ from baton.worker.worker import Worker
 
 def main() -> None:
     wanted = json.loads(sys.argv[1])
+    if "first_tokens" in wanted:
+        write_first_tokens(Path(wanted["first_tokens"]))
     groups = WorkerGroups(
         model=ModelSettings(),
         engine=EngineSettings(

@@ -67,6 +67,8 @@ class FakeGenerator:
         pause_s: float = 0.0,
     ) -> None:
         self.tickets: list[FakeTicket] = []
+        # Of their sinks, when they were submitted.
+        self.intervals: list[int] = []
         self.refusal: BatonError | None = None
         self.refuse_after = 0
         self.failure: BatonError | None = None
@@ -88,6 +90,7 @@ class FakeGenerator:
             raise self.refusal
         ticket = FakeTicket(request, sink)
         self.tickets.append(ticket)
+        self.intervals.append(sink.stream_interval)
         self._submitted.set()
         if self._script is not None:
             task = asyncio.get_running_loop().create_task(self._play(ticket, self._script))

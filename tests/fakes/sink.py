@@ -10,9 +10,15 @@ from baton.core.request import FinishReason, TokenLogprobs
 
 
 class RecordingSink:
-    """`stop_after[choice]`: ends that choice itself after so many tokens, as a stop string does."""
+    """`stop_after[choice]`: ends that choice itself after so many tokens, as a stop string does.
 
-    def __init__(self, stop_after: Mapping[int, int] | None = None) -> None:
+    Tokens may come in runs of `stream_interval`.
+    """
+
+    def __init__(
+        self, stop_after: Mapping[int, int] | None = None, stream_interval: int = 1
+    ) -> None:
+        self.stream_interval = stream_interval
         self.tokens: dict[int, list[int]] = {}
         self.logprobs: list[TokenLogprobs | None] = []
         self.finish: dict[int, FinishReason | None] = {}

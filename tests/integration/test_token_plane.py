@@ -37,6 +37,11 @@ def of_role(plane: TokenPlane, role: str) -> list[FakeWorker]:
     return [worker for worker in plane.workers if worker.worker_id.startswith(role)]
 
 
+def sink_of(seed: int) -> RecordingSink:
+    """Every other one takes its tokens in runs, as answers that are not streamed do."""
+    return RecordingSink(stream_interval=1000 if seed % 2 else 1)
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -75,7 +80,9 @@ async def test_a_thousand_clients_that_leave_free_their_workers() -> None:
 
 async def test_broken_streams_give_no_gap_and_no_repeat() -> None:
     async with TokenPlane(*split(2, 2)) as plane:
-        sinks = [plane.submit(seed=s, n=1 + s % 3, max_tokens=150)[0] for s in range(40)]
+        sinks = [
+            plane.submit(sink=sink_of(s), seed=s, n=1 + s % 3, max_tokens=150)[0] for s in range(40)
+        ]
         rng = random.Random(5)
         for tokens in (5, 30, 60, 90):
             await sinks[0].wait_tokens(tokens)
@@ -90,16 +97,34 @@ async def test_broken_streams_give_no_gap_and_no_repeat() -> None:
 @pytest.mark.parametrize("at_token", [0, 1, 40])
 async def test_requests_of_a_killed_worker_continue_elsewhere(victim: str, at_token: int) -> None:
     async with TokenPlane(*split(2, 2), resume_window_s=3600) as plane:
-        sinks = [plane.submit(seed=s, n=1 + s % 2, max_tokens=120)[0] for s in range(30)]
+        sinks = [
+            plane.submit(sink=sink_of(s), seed=s, n=1 + s // 2 % 2, max_tokens=120)[0]
+            for s in range(30)
+        ]
         worker = next(w for w in plane.workers if w.worker_id == victim)
         await plane.until(lambda: worker.submits)
         await sinks[0].wait_tokens(at_token)
         await worker.die()
         for seed, sink in enumerate(sinks):
             assert await sink.end() is None
-            assert sink.tokens == {c: tokens_of(seed, c, 120) for c in range(1 + seed % 2)}
+            assert sink.tokens == {c: tokens_of(seed, c, 120) for c in range(1 + seed // 2 % 2)}
         plane.workers.remove(worker)
         await settle(plane)
+
+
+async def test_tokens_that_were_held_by_a_killed_worker_are_made_again() -> None:
+    async with TokenPlane(*split(1, 1), resume_window_s=3600) as plane:
+        decode = of_role(plane, "decode")[0]
+        sink, _ = plane.submit(sink=RecordingSink(stream_interval=10_000), seed=1, max_tokens=600)
+        await sink.wait_tokens(1)
+        await plane.until(
+            lambda: any(job.next[0] > len(sink.tokens[0]) + 9 for job in decode.jobs.values())
+        )
+        await decode.die()
+        await plane.add(FakeWorker("decode-0", "decode", network=decode.network))
+        assert await sink.end() is None
+        assert sink.tokens == {0: tokens_of(1, 0, 600)}
+        assert plane.metrics.registry.get_sample_value("baton_attempts_total") == 2
 
 
 async def test_requests_survive_the_whole_prefill_pool() -> None:
@@ -134,7 +159,12 @@ async def test_random_faults_never_break_an_answer() -> None:
         sinks = []
         for round_number in range(12):
             sinks += [
-                plane.submit(seed=len(sinks) + i, n=1 + i % 2, max_tokens=rng.randrange(1, 120))
+                plane.submit(
+                    sink=sink_of(i // 2),
+                    seed=len(sinks) + i,
+                    n=1 + i % 2,
+                    max_tokens=rng.randrange(1, 120),
+                )
                 for i in range(10)
             ]
             await asyncio.sleep(rng.random() * 0.05)

@@ -10,6 +10,7 @@ import hashlib
 import sys
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ TOKEN_BYTES = 4
 IndexKeys = npt.NDArray[np.uint64]
 
 
+@lru_cache(maxsize=1024)
 def root_hash(
     digest: str, tenant_salt: str = "", lora_id: str = "", lora_revision: str = ""
 ) -> bytes:
@@ -65,6 +67,9 @@ def index_keys(hashes: Sequence[bytes] | bytes) -> IndexKeys:
     return np.maximum(keys, np.uint64(1), out=keys)
 
 
+_NO_KEYS = index_keys(b"")
+
+
 class KeyChain:
     """Index keys of a sequence that grows; each token is hashed once."""
 
@@ -77,7 +82,7 @@ class KeyChain:
         self._parent = root
         # Tokens of the block that is not full.
         self._tail = b""
-        self._keys = index_keys(b"")
+        self._keys = _NO_KEYS
         # Hashes not among the keys yet.
         self._new: list[bytes] = []
 
@@ -95,7 +100,8 @@ class KeyChain:
     def keys(self) -> IndexKeys:
         """Of all full blocks: [num_tokens // block_size]."""
         if self._new:
-            self._keys = np.concatenate((self._keys, index_keys(self._new)))
+            new = index_keys(self._new)
+            self._keys = np.concatenate((self._keys, new)) if len(self._keys) else new
             self._new = []
         return self._keys
 

@@ -15,6 +15,10 @@ from baton.gateway.records.request_record import RequestRecord
 class TokenSink(Protocol):
     """Takes the tokens of one request. Synchronous; must not block and must not raise."""
 
+    @property
+    def stream_interval(self) -> int:
+        """It has no use for a token alone: they may come in runs of so many; 1: it has."""
+
     def on_token(
         self,
         choice: int,

@@ -113,6 +113,11 @@ class Ownership:
         self._live = {index: _Choice(output) for index, output in request.outputs.items()}
 
     @property
+    def stream_interval(self) -> int:
+        """How many tokens its sink wants at a time."""
+        return self._sink.stream_interval
+
+    @property
     def is_adopted(self) -> bool:
         """The current attempt's target has the KV."""
         return self._adopted

@@ -6,7 +6,8 @@ import random
 import secrets
 
 from baton.core.clock import Clock
-from baton.gateway.ownership import Side
+from baton.core.request import Request
+from baton.gateway.ownership import Ownership, Side
 from baton.gateway.part import Part
 from baton.gateway.running import Running
 from baton.gateway.workers.fleet import Fleet
@@ -82,7 +83,7 @@ class Placer:
         running.choice = Choice(view, self._pool, self._policy, selection)
         request = ownership.begin()
         source, target = book(view, self._pool, selection)
-        submit = submit_from_request(request, attempt=ownership.attempt, now=self._clock())
+        submit = self._message(ownership, request)
         peer = self._worker(selection.fetch_from)
         if source is None:
             running.parts = [self._submit(running, submit, Side.ALONE, target, fetch_from=peer)]
@@ -118,10 +119,16 @@ class Placer:
     ) -> Part:
         """Send the attempt under way, as far as it has come, to one more worker."""
         ownership = running.ownership
-        submit = submit_from_request(
-            ownership.so_far(), attempt=ownership.attempt, now=self._clock()
-        )
+        submit = self._message(ownership, ownership.so_far())
         return self._submit(running, submit, Side.HEIR, booking, handoff_id, origin)
+
+    def _message(self, ownership: Ownership, request: Request) -> session_pb2.Submit:
+        return submit_from_request(
+            request,
+            attempt=ownership.attempt,
+            now=self._clock(),
+            stream_interval=ownership.stream_interval,
+        )
 
     def _submit(
         self,

@@ -16,14 +16,13 @@ from baton.router import forecast, peer_fetch
 from baton.router.columns import Array, Columns, RowNumbers
 from baton.router.policy.base import Policy, RequestView
 from baton.router.pool import Pool
-from baton.router.prefix_index import Overlap
 from baton.router.selection import Selection, Stage
 
 MAX_CANDIDATES = 16
 
 
 class _Look(NamedTuple):
-    """See `_Candidates.look`."""
+    """See `Choice._look`."""
 
     view: RequestView
     columns: Columns
@@ -32,24 +31,20 @@ class _Look(NamedTuple):
 class _Candidates:
     """The best workers of one stage as they were, in any order; the chosen one is among them."""
 
-    __slots__ = ("_overlap", "_snapshot", "chosen", "num_compared", "scores", "stage", "workers")
+    __slots__ = ("at", "chosen", "num_compared", "scores", "stage", "workers")
 
     def __init__(
-        self, view: RequestView, pool: Pool, stage: Stage, most: int, chosen: int | None
+        self, pool: Pool, stage: Stage, rows: RowNumbers, scores: Array, chosen: int | None, at: int
     ) -> None:
-        rows, self.scores = _best(stage, most, chosen)
+        """`at`: where the choice's snapshot has the first of `rows`."""
+        numbers: list[int] = rows.tolist()
         self.stage = stage.name
         self.num_compared = len(stage.rows)
-        numbers: list[int] = rows.tolist()
+        self.scores = scores
         self.workers = list(map(pool.worker_id, numbers))
         # Position of the chosen one; a pair that was not formed has no prefill worker.
         self.chosen = numbers.index(chosen) if chosen is not None else None
-        self._snapshot = pool.columns.snapshot(rows)
-        self._overlap = None if view.overlap is None else _part(view.overlap, rows)
-
-    def look(self, view: RequestView) -> _Look:
-        """What the policy saw: the request, and columns that have a row for each of them."""
-        return _Look(view._replace(overlap=self._overlap), Columns.of(self._snapshot))
+        self.at = slice(at, at + len(numbers))
 
     def describe(self, policy: Policy, look: _Look) -> Iterator[dict[str, Any]]:
         """Each as a document, the best first."""
@@ -84,7 +79,9 @@ class Choice:
     __slots__ = (
         "_alternatives",
         "_candidates",
+        "_overlap",
         "_policy",
+        "_snapshot",
         "_view",
         "decode",
         "fetch_from",
@@ -108,22 +105,31 @@ class Choice:
                 (pool.worker_id(either.prefill), either.pair_s),
             )
         most = MAX_CANDIDATES // len(selection.stages)
-        self._candidates = {
-            stage.name: _Candidates(
-                view,
-                pool,
-                stage,
-                most,
-                selection.prefill if stage.name == "prefill" else selection.decode,
-            )
-            for stage in selection.stages
-        }
+        self._candidates: dict[str, _Candidates] = {}
+        kept: list[RowNumbers] = []
+        at = 0
+        for stage in selection.stages:
+            chosen = selection.prefill if stage.name == "prefill" else selection.decode
+            rows, scores = _best(stage, most, chosen)
+            self._candidates[stage.name] = _Candidates(pool, stage, rows, scores, chosen, at)
+            kept.append(rows)
+            at += len(rows)
+        # Of all stages one after the other.
+        rows = kept[0] if len(kept) == 1 else np.concatenate(kept)
+        self._snapshot = pool.columns.snapshot(rows)
+        self._overlap = None if view.overlap is None else view.overlap.take(rows)
+
+    def _look(self, candidates: _Candidates) -> _Look:
+        """What the policy saw: the request, and columns that have a row for each of them."""
+        overlap = None if self._overlap is None else self._overlap.take(candidates.at)
+        view = self._view._replace(overlap=overlap)
+        return _Look(view, Columns.of(self._snapshot, candidates.at))
 
     def to_json(self) -> dict[str, Any]:
         """Times in seconds, null while nothing has been measured; a score is null without room."""
         alone, pair = self._alternatives or (None, None)
         candidates = self._candidates.values()
-        looks = {one.stage: one.look(self._view) for one in candidates}
+        looks = {one.stage: self._look(one) for one in candidates}
         return {
             "policy": self._policy.name,
             "reason": self._reason(),
@@ -199,10 +205,6 @@ def _best(stage: Stage, most: int, chosen: int | None) -> tuple[RowNumbers, Arra
     if len(at) and at[0] not in best:
         best[-1] = at[0]
     return rows[best], scores[best]
-
-
-def _part(overlap: Overlap, rows: RowNumbers) -> Overlap:
-    return Overlap(overlap.device[rows], overlap.host[rows], overlap.disk[rows], overlap.best)
 
 
 def _id(pool: Pool, row: int | None) -> str | None:

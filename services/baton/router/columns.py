@@ -16,8 +16,8 @@ RowNumbers = npt.NDArray[np.intp]
 # Index of columns: an array of rows, or a slice where they lie side by side (no copies then).
 Rows = RowNumbers | slice
 
-# Copies of some rows of all columns.
-Snapshot = list[Array]
+# Copies of some rows of all columns: booleans, and the rest as int64.
+Snapshot = tuple[Array, Array]
 
 LEAST_ROWS = 8
 
@@ -113,7 +113,7 @@ class Columns:
     # Number of the worker among all that ever came: bookings remember theirs.
     life: Array
 
-    # In blocks of one type, so that rows can be copied out at once.
+    # In two blocks, so that rows can be copied out at once: booleans, and items of eight bytes.
     _NAMES: Mapping[type[np.generic], tuple[str, ...]] = {
         np.bool_: (
             "used",
@@ -178,13 +178,23 @@ class Columns:
     }
 
     def __init__(self, num_rows: int = LEAST_ROWS) -> None:
-        self._set([np.zeros((len(names), num_rows), kind) for kind, names in self._NAMES.items()])
+        num_booleans = len(self._NAMES[np.bool_])
+        num_others = sum(map(len, self._NAMES.values())) - num_booleans
+        self._set(
+            (np.zeros((num_booleans, num_rows), np.bool_), np.zeros((num_others, num_rows), "i8"))
+        )
 
     def _set(self, blocks: Snapshot) -> None:
-        self._blocks = blocks
-        for block, names in zip(blocks, self._NAMES.values(), strict=True):
+        self._blocks = booleans, others = blocks
+        first = 0
+        for kind, names in self._NAMES.items():
+            if kind is np.bool_:
+                columns = booleans
+            else:
+                columns = others[first : first + len(names)].view(kind)
+                first += len(names)
             # Iterating over a block gives its columns.
-            self.__dict__.update(zip(names, block, strict=True))
+            self.__dict__.update(zip(names, columns, strict=True))
 
     def __len__(self) -> int:
         return len(self.used)
@@ -192,7 +202,8 @@ class Columns:
     def resize(self, num_rows: int) -> None:
         """Keep the first rows, add zero ones."""
         kept, old = min(num_rows, len(self)), self._blocks
-        self._set([np.zeros((len(block), num_rows), block.dtype) for block in old])
+        booleans, others = (np.zeros((len(block), num_rows), block.dtype) for block in old)
+        self._set((booleans, others))
         for block, before in zip(self._blocks, old, strict=True):
             block[:, :kept] = before[:, :kept]
 
@@ -203,11 +214,13 @@ class Columns:
 
     def snapshot(self, rows: RowNumbers) -> Snapshot:
         """Some rows as they are now."""
-        return [block[:, rows] for block in self._blocks]
+        booleans, others = self._blocks
+        return booleans.take(rows, axis=1), others.take(rows, axis=1)
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> Columns:
-        """Columns of the rows of a snapshot, in their order."""
+    def of(cls, snapshot: Snapshot, rows: slice) -> Columns:
+        """Columns of some of a snapshot's rows, in their order."""
+        booleans, others = snapshot
         columns = cls.__new__(cls)
-        columns._set(snapshot)
+        columns._set((booleans[:, rows], others[:, rows]))
         return columns

@@ -32,6 +32,8 @@ END_LOAD = 0.6
 # While it doubles, buckets split per new key, and per call at least.
 SPLITS_PER_KEY = 4
 LEAST_SPLITS = 512
+# So many are looked up faster one by one than all at once.
+_FEW_KEYS = 8
 
 
 class TableArrays(Protocol):
@@ -100,6 +102,8 @@ class KeyTable:
     def find(self, keys: Keys) -> Slots:
         """Slots of keys."""
         signed = keys.view(np.int64)
+        if len(signed) <= _FEW_KEYS:
+            return np.array([self._find_one(key) for key in signed.tolist()], np.intp)
         slots = np.empty(len(signed), np.intp)
         slots.fill(-1)
         self._look(signed, self._first(signed), slots, None)
@@ -158,6 +162,16 @@ class KeyTable:
             split = bits & (2 * self._num_buckets - 1)
             bucket = np.where(bucket < self._num_split, split, bucket)
         return bucket
+
+    def _find_one(self, key: int) -> int:
+        for bits in (key, key >> 32):
+            bucket = bits & (self._num_buckets - 1)
+            if bucket < self._num_split:
+                bucket = bits & (2 * self._num_buckets - 1)
+            taken = self._keys[bucket].tolist()
+            if key in taken:
+                return (bucket << _SLOT_BITS) | int(taken.index(key))
+        return -1
 
     def _look(
         self,

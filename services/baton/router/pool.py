@@ -57,8 +57,10 @@ class Pool:
     """Adds, removes and updates rows; see the module."""
 
     def __init__(self) -> None:
-        self.columns = Columns()
-        self._worker_ids: list[str | None] = [None] * len(self.columns)
+        self._columns = Columns()
+        # Rows whose columns that are made of others are to be made again.
+        self._stale: set[int] = set()
+        self._worker_ids: list[str | None] = [None] * len(self._columns)
         self._names: dict[str, int] = {}
         self._num_placed = 0
         self._num_lives = 0
@@ -72,8 +74,17 @@ class Pool:
         # Of revisions, set by an operator.
         self._weights: Mapping[str, float] = {}
 
+    @property
+    def columns(self) -> Columns:
+        """Good until the next change here: ask anew after it."""
+        if self._stale:
+            for row in self._stale:
+                self._derive(row)
+            self._stale.clear()
+        return self._columns
+
     def __len__(self) -> int:
-        return int(np.count_nonzero(self.columns.used))
+        return int(np.count_nonzero(self._columns.used))
 
     def intern(self, name: str) -> int:
         """A number for a model's name, a digest or a revision."""
@@ -88,18 +99,18 @@ class Pool:
 
     def kind(self, row: int) -> tuple[int, int]:
         """The worker's revision and digest, interned."""
-        return self.columns.revision.item(row), self.columns.digest.item(row)
+        return self._columns.revision.item(row), self._columns.digest.item(row)
 
     # --- workers ---
 
     def add(self, lease: common_pb2.WorkerLease) -> int:
         """Take a worker in, down until `set_up`; returns its row."""
-        columns = self.columns
+        columns = self._columns
         free = np.flatnonzero(~columns.used)
         if not len(free):
             row = len(columns)
             self._resize(2 * row)
-            columns = self.columns
+            columns = self._columns
         else:
             row = int(free[0])
         self._num_lives += 1
@@ -118,7 +129,7 @@ class Pool:
 
     def update(self, row: int, lease: common_pb2.WorkerLease) -> None:
         """Take what a lease says; a role may change while the worker lives."""
-        columns = self.columns
+        columns = self._columns
         columns.model[row] = self.intern(lease.model)
         columns.digest[row] = self.intern(lease.digest)
         columns.revision[row] = self.intern(lease.revision)
@@ -129,14 +140,15 @@ class Pool:
         columns.max_sequences[row] = max(1, lease.capacity.max_sequences)
         columns.max_batch_tokens[row] = max(1, lease.capacity.max_batch_tokens)
         self._take_rates(row, self._rates.prior(self._alike(row)))
-        self._derive(row)
+        self._stale.add(row)
         self._regroup()
 
     def remove(self, row: int) -> None:
         """Let a worker go. Bookings that it still had become void."""
-        columns = self.columns
+        columns = self._columns
         self._rates.forget(columns.life.item(row))
         columns.clear(row)
+        self._stale.discard(row)
         self._unreported.pop(row, None)
         self._worker_ids[row] = None
         self._regroup()
@@ -148,12 +160,12 @@ class Pool:
 
     def set_up(self, row: int, up: bool) -> None:
         """Whether the worker's stream is alive: nothing is placed where it is not."""
-        self.columns.up[row] = up
+        self._columns.up[row] = up
         self._regroup()
 
     def report(self, row: int, load: session_pb2.Load) -> None:
         """Take a load report. It does not know of what was on its way to the worker."""
-        columns = self.columns
+        columns = self._columns
         columns.queue_room[row] = load.queue_room
         columns.num_waiting[row] = load.num_waiting
         columns.num_running[row] = load.num_running
@@ -170,7 +182,7 @@ class Pool:
                 if not booking.begun:
                     columns.credited_tokens[row] += booking.cached_tokens
         self._measure(row, load)
-        self._derive(row)
+        self._stale.add(row)
 
     # --- placements ---
 
@@ -185,7 +197,7 @@ class Pool:
         expected_blocks: int = 0,
     ) -> Booking:
         """Count a placement; `tokens` is 0 for one that waits for KV from elsewhere."""
-        columns = self.columns
+        columns = self._columns
         self._num_placed += 1
         columns.placed_at[row] = self._num_placed
         columns.inflight[row] += sequences
@@ -200,7 +212,7 @@ class Pool:
             self._unreported.setdefault(row, []).append(booking)
         else:
             columns.awaiting_kv[row] += sequences
-        self._derive(row)
+        self._stale.add(row)
         return booking
 
     def begin(self, booking: Booking) -> None:
@@ -209,26 +221,26 @@ class Pool:
             return
         self._unbook(booking)
         booking.begun = True
-        self._derive(booking.row)
+        self._stale.add(booking.row)
 
     def end(self, booking: Booking) -> None:
         """The placement is over, or its worker is gone. Idempotent."""
         if booking.ended:
             return
         if self._is_valid(booking):
-            columns, row = self.columns, booking.row
+            columns, row = self._columns, booking.row
             columns.inflight[row] -= booking.sequences
             columns.expected_blocks[row] -= booking.expected_blocks
             if not booking.begun:
                 self._unbook(booking)
             if booking.tokens and not booking.reported:
                 self._take_off(booking)
-            self._derive(row)
+            self._stale.add(row)
         booking.ended = True
 
     def _unbook(self, booking: Booking) -> None:
         """It no longer counts as one that has not begun."""
-        columns, row = self.columns, booking.row
+        columns, row = self._columns, booking.row
         columns.booked_blocks[row] -= booking.blocks
         if not booking.tokens:
             columns.awaiting_kv[row] -= booking.sequences
@@ -237,7 +249,7 @@ class Pool:
 
     def _take_off(self, booking: Booking) -> None:
         """It no longer counts as one that no report knows of."""
-        columns, row = self.columns, booking.row
+        columns, row = self._columns, booking.row
         self._unreported[row].remove(booking)
         booking.reported = True
         columns.unreported[row] -= 1
@@ -250,7 +262,7 @@ class Pool:
         """Rows of workers that take new requests for a model."""
         found = self._candidates.get(model)
         if found is None:
-            found = candidates(self.columns, self._names.get(model, -1))
+            found = candidates(self._columns, self._names.get(model, -1))
             self._candidates[model] = found
         return found
 
@@ -258,7 +270,7 @@ class Pool:
         """The same, by revision, digest and role."""
         found = self._groups.get(model)
         if found is None:
-            found = self._groups[model] = groups(self.columns, self._names.get(model, -1))
+            found = self._groups[model] = groups(self._columns, self._names.get(model, -1))
         return found
 
     def split(self, model: str) -> Split:
@@ -268,7 +280,7 @@ class Pool:
             groups = self.groups(model)
             numbers = {group.revision for group in groups}
             names = {number: name for name, number in self._names.items() if number in numbers}
-            found = self._splits[model] = Split(self.columns, groups, names, self._weights)
+            found = self._splits[model] = Split(self._columns, groups, names, self._weights)
         return found
 
     def set_weights(self, weights: Mapping[str, float]) -> None:
@@ -288,12 +300,12 @@ class Pool:
     # --- what follows from what is known ---
 
     def _alike(self, row: int) -> PoolKey:
-        columns = self.columns
+        columns = self._columns
         return PoolKey(columns.digest.item(row), columns.role.item(row))
 
     def _measure(self, row: int, load: session_pb2.Load) -> None:
         """How fast the worker is, and its links."""
-        columns = self.columns
+        columns = self._columns
         report = StepReport(
             load.prefill_tokens_per_s,
             load.prefill_step_s,
@@ -315,18 +327,18 @@ class Pool:
 
     def _tell_all(self, digest: int) -> None:
         """Workers that have shown little themselves are taken to be like others of their kind."""
-        columns = self.columns
+        columns = self._columns
         priors: dict[PoolKey, Rates] = {}
         for row in np.flatnonzero(columns.used & (columns.digest == digest)).tolist():
             key = self._alike(row)
             if key not in priors:
                 priors[key] = self._rates.prior(key)
             self._take_rates(row, priors[key])
-            self._derive(row)
+            self._stale.add(row)
 
     def _take_rates(self, row: int, prior: Rates) -> None:
         """The worker's rates, `prior` being its pool's."""
-        columns = self.columns
+        columns = self._columns
         rates = self._rates.rates(columns.life.item(row), prior)
         columns.prefill_base_s[row] = rates.prefill_base_s
         columns.prefill_s_per_token[row] = rates.prefill_s_per_token
@@ -339,7 +351,7 @@ class Pool:
 
     def _derive(self, row: int) -> None:
         """Columns made of others, for one row: cheaper here than for all rows in each choice."""
-        columns = self.columns
+        columns = self._columns
         queued = columns.queued_prefill_tokens.item(row) - columns.credited_tokens.item(row)
         queued = max(0, queued) + columns.unreported_tokens.item(row)
         columns.queued_tokens[row] = queued
@@ -381,7 +393,7 @@ class Pool:
 
     def _derive_speed(self, row: int) -> None:
         """The same, for what changes with measurements only."""
-        columns = self.columns
+        columns = self._columns
         block_size = columns.block_size.item(row)
         compute_s = block_size * columns.prefill_s_per_token.item(row)
         block_bytes = columns.block_bytes.item(row)
@@ -396,10 +408,10 @@ class Pool:
         columns.block_fetch_gain_s[row] = gain_s if is_known else 0.0
 
     def _is_valid(self, booking: Booking) -> bool:
-        return booking.row < len(self.columns) and self.columns.life[booking.row] == booking.life
+        return booking.row < len(self._columns) and self._columns.life[booking.row] == booking.life
 
     def _resize(self, num_rows: int) -> None:
-        self.columns.resize(num_rows)
+        self._columns.resize(num_rows)
         kept = self._worker_ids[:num_rows]
         self._worker_ids = kept + [None] * (num_rows - len(kept))
 

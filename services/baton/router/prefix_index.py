@@ -65,6 +65,10 @@ class Overlap:
     disk: Counts
     best: int
 
+    def take(self, rows: npt.NDArray[np.intp] | slice) -> Overlap:
+        """The same of some rows; `best` stays."""
+        return Overlap(self.device[rows], self.host[rows], self.disk[rows], self.best)
+
 
 class PrefixIndex:
     """Exact under `store`, `remove` and `drop_worker`; `predict` adds what is expected.
@@ -160,9 +164,10 @@ class PrefixIndex:
         self.expire(now)
         self._see(row)
         # Most of a prompt is there already, as a rule.
-        keys = _distinct(keys[self._lacks(keys, row * LEVELS + _LEVEL_OF[IndexTier.DEVICE])])
-        if not len(keys):
+        lacks = self._lacks(keys, row * LEVELS + _LEVEL_OF[IndexTier.DEVICE])
+        if not lacks.any():
             return
+        keys = _distinct(keys[lacks])
         holder = row * LEVELS + 1 + int(now / self._span_s) % _NUM_SPANS
         self._add(keys, holder)
         self._predicted.append((now + self._predicted_ttl_s, holder, keys))
@@ -186,6 +191,10 @@ class PrefixIndex:
         set_ids = until_unknown(keys, self._known_sets)
         if not len(set_ids):
             return no_overlap(wanted)
+        first = set_ids[0]
+        if (set_ids == first).all():
+            # Nearly always in short prompts.
+            return count_all(len(set_ids), self.best_tiers(int(first), num_rows), wanted)
         starts, lengths = runs(set_ids)
         of_runs = set_ids[starts]
 
@@ -219,7 +228,7 @@ class PrefixIndex:
         """Mask: keys that lack this holder."""
         slots = self._table.find(keys)
         lacks = slots < 0
-        if not len(keys) or lacks.all():
+        if lacks.all():
             return lacks
         # Of unknown keys it is that of some slot, which does not matter.
         set_ids = self._table.values[slots]
@@ -307,6 +316,15 @@ def no_overlap(num_rows: int) -> Overlap:
     return Overlap(device, host, disk, 0)
 
 
+def count_all(num_blocks: int, best_tiers: BestTiers, wanted: int) -> Overlap:
+    """Overlap with so many blocks that the same workers hold, on these tiers.
+
+    Somebody holds all of them, and everybody all or none. The answer has `wanted` rows.
+    """
+    device, host, disk = (best_tiers[:wanted] == _TIERS) * num_blocks
+    return Overlap(device, host, disk, num_blocks)
+
+
 def count_runs(
     lengths: npt.NDArray[np.intp],
     best_tiers: Callable[[slice], BestTiers],
@@ -317,24 +335,20 @@ def count_runs(
 
     `best_tiers` gives some of the runs' best tiers: [runs, num_rows]. The answer has `wanted` rows.
     """
-    counts: Counts
     if len(lengths) == 1:
-        # Somebody holds all of it, and everybody all or nothing.
-        best = int(lengths[0])
-        counts = (best_tiers(slice(1))[0] == _TIERS) * best
-    else:
-        counts = np.zeros((len(IndexTier), num_rows), np.int64)
-        unbroken = np.ones(num_rows, np.bool_)
-        for at in range(0, len(lengths), _RUNS_AT_ONCE):
-            some = slice(at, at + _RUNS_AT_ONCE)
-            tiers = best_tiers(some)
-            held = np.logical_and.accumulate(tiers != ABSENT, axis=0) & unbroken
-            for tier in IndexTier:
-                counts[tier] += lengths[some] @ (held & (tiers == tier.value))
-            unbroken = held[-1]
-            if not unbroken.any():
-                break
-        best = int(counts.sum(axis=0).max())
+        return count_all(int(lengths[0]), best_tiers(slice(1))[0], wanted)
+    counts: Counts = np.zeros((len(IndexTier), num_rows), np.int64)
+    unbroken = np.ones(num_rows, np.bool_)
+    for at in range(0, len(lengths), _RUNS_AT_ONCE):
+        some = slice(at, at + _RUNS_AT_ONCE)
+        tiers = best_tiers(some)
+        held = np.logical_and.accumulate(tiers != ABSENT, axis=0) & unbroken
+        for tier in IndexTier:
+            counts[tier] += lengths[some] @ (held & (tiers == tier.value))
+        unbroken = held[-1]
+        if not unbroken.any():
+            break
+    best = int(counts.sum(axis=0).max())
     device, host, disk = counts if wanted == num_rows else counts[:, :wanted]
     return Overlap(device, host, disk, best)
 

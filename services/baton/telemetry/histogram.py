@@ -28,10 +28,10 @@ class Series:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count a value in the first bucket whose bound is not below it."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def observe(self, value: float, count: int = 1) -> None:
+        """Count a value, or so many of it, in the first bucket whose bound is not below it."""
+        self._counts[bisect_left(self._bounds, value)] += count
+        self._sum += value * count
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """Show it as Prometheus wants it: cumulative counts, infinity as the last bound."""

@@ -117,7 +117,7 @@ class HandoffRole(_message.Message):
     def __init__(self, side: _Optional[_Union[HandoffRole.Side, str]] = ..., handoff_id: _Optional[bytes] = ..., peer: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("slot", "request_id", "attempt", "model", "lora_id", "lora_revision", "tenant_salt", "prompt", "choices", "sampling", "seed", "grammar", "remaining_ms", "traceparent", "handoff", "priority", "cache_ttl_ms", "fetch_from")
+    __slots__ = ("slot", "request_id", "attempt", "model", "lora_id", "lora_revision", "tenant_salt", "prompt", "choices", "sampling", "seed", "grammar", "remaining_ms", "traceparent", "handoff", "priority", "cache_ttl_ms", "fetch_from", "stream_interval")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +136,7 @@ class Submit(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
     FETCH_FROM_FIELD_NUMBER: _ClassVar[int]
+    STREAM_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     slot: int
     request_id: str
     attempt: int
@@ -154,7 +155,8 @@ class Submit(_message.Message):
     priority: int
     cache_ttl_ms: int
     fetch_from: _common_pb2.WorkerRef
-    def __init__(self, slot: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., lora_id: _Optional[str] = ..., lora_revision: _Optional[str] = ..., tenant_salt: _Optional[str] = ..., prompt: _Optional[_Iterable[_Union[PromptSegment, _Mapping]]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., traceparent: _Optional[str] = ..., handoff: _Optional[_Union[HandoffRole, _Mapping]] = ..., priority: _Optional[int] = ..., cache_ttl_ms: _Optional[int] = ..., fetch_from: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ...) -> None: ...
+    stream_interval: int
+    def __init__(self, slot: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., model: _Optional[str] = ..., lora_id: _Optional[str] = ..., lora_revision: _Optional[str] = ..., tenant_salt: _Optional[str] = ..., prompt: _Optional[_Iterable[_Union[PromptSegment, _Mapping]]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., seed: _Optional[int] = ..., grammar: _Optional[str] = ..., remaining_ms: _Optional[int] = ..., traceparent: _Optional[str] = ..., handoff: _Optional[_Union[HandoffRole, _Mapping]] = ..., priority: _Optional[int] = ..., cache_ttl_ms: _Optional[int] = ..., fetch_from: _Optional[_Union[_common_pb2.WorkerRef, _Mapping]] = ..., stream_interval: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("slot",)

@@ -6,6 +6,9 @@ from baton.core.request import FinishReason, TokenLogprobs
 from baton.v1 import session_pb2
 
 FINISH_MASK = 0xF
+# Workers hold tokens back that nobody waits for (Submit.stream_interval): what a lost worker may
+# have to compute again, and what its gateway's books may lag behind.
+HELD_WAIT_S = 0.25
 _FINISH: tuple[FinishReason | None, ...] = tuple(
     FinishReason(value) if value in FinishReason._value2member_map_ else None
     for value in range(FINISH_MASK + 1)

@@ -24,9 +24,11 @@ def submit_from_request(
     *,
     attempt: int,
     now: float,
+    stream_interval: int = 1,
 ) -> session_pb2.Submit:
     """The message that places `request`, apart from `slot` and `handoff`, which its workers have
-    each of their own; `now` is this process's monotonic time.
+    each of their own; `now` is this process's monotonic time. At a `stream_interval` above 1 tokens
+    may come in runs of so many.
     """
     return session_pb2.Submit(
         request_id=request.request_id,
@@ -48,6 +50,7 @@ def submit_from_request(
         traceparent=request.traceparent,
         priority=request.priority,
         cache_ttl_ms=min(_MAX_UINT32, round(request.cache_ttl_s * 1000)),
+        stream_interval=stream_interval,
     )
 
 

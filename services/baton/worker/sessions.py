@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from array import array
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import grpc
 
 from baton.core.errors import WorkerLostError
 from baton.core.handoff import Key
-from baton.core.request import TokenLogprobs
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import TokenRow
 from baton.telemetry.logging import event
 from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
-from baton.wire.frames import FrameColumns
+from baton.worker.gateway_session import GatewaySession, LoadNews
 
 log = logging.getLogger(__name__)
 
@@ -31,91 +27,18 @@ Context = grpc.aio.ServicerContext[session_pb2.SessionRequest, session_pb2.Sessi
 HEARTBEAT_S = 1.0
 # For the first message of a stream.
 OPEN_WAIT_S = 5.0
-# Nobody waits for such news alone: it may stay for so long for tokens to go with. A message costs
-# the gateway more than all that is in it.
-COMPANY_WAIT_S = 0.005
-_UNHURRIED = frozenset(
-    {
-        session_pb2.SlotEvent.KIND_SCHEDULED,
-        session_pb2.SlotEvent.KIND_HANDED_OFF,
-        session_pb2.SlotEvent.KIND_FIRST_STEP,
-    }
+# What changes with every step as long as all goes on as before.
+_GRADUAL = (
+    "free_blocks",
+    "cached_blocks",
+    "reserved_blocks",
+    "pinned_blocks",
+    "fetched_blocks",
+    "promotions",
+    "promotion_timeouts",
+    "tiers",
+    "links",
 )
-# Numbers in `_Slot.rows` for each token: choice, position, token, flags.
-_ROW = 4
-
-
-class _Slot:
-    """What a submission has said so far, for a gateway that resumes."""
-
-    __slots__ = ("attempt", "events", "logprobs", "rows")
-
-    def __init__(self, attempt: int) -> None:
-        self.attempt = attempt
-        self.rows = array("I")
-        self.logprobs: dict[int, TokenLogprobs] = {}
-        self.events: list[session_pb2.SlotEvent] = []
-
-
-class _Session:
-    """One gateway's submissions, and what its stream has yet to carry."""
-
-    def __init__(self, session_id: str) -> None:
-        self.id = session_id
-        self.slots: dict[int, _Slot] = {}
-        self.stream: object | None = None
-        self.reader: asyncio.Task[None] | None = None
-        self.grace: asyncio.TimerHandle | None = None
-        self.wake = asyncio.Event()
-        self.wake_timer: asyncio.TimerHandle | None = None
-        # Submissions that no load knows of yet, by their number among all sessions' and by slot;
-        # and the newest slot that the load does know of.
-        self.untold: deque[tuple[int, int]] = deque()
-        self.newest_slot = 0
-        self.clear()
-
-    def send(self, *, at_once: bool) -> None:
-        """Have a frame sent, now or in a moment."""
-        if at_once:
-            self.wake.set()
-        elif self.wake_timer is None:
-            self.wake_timer = asyncio.get_running_loop().call_later(COMPANY_WAIT_S, self.wake.set)
-
-    def load_knows(self, num_submitted: int) -> bool:
-        """A load counts the first so many submissions of all sessions; whether that is news."""
-        before = self.newest_slot
-        while self.untold and self.untold[0][0] <= num_submitted:
-            _, self.newest_slot = self.untold.popleft()
-        return self.newest_slot != before
-
-    def clear(self) -> None:
-        """Forget what is pending; the slots keep it."""
-        self.columns = FrameColumns()
-        # Each with the instant from which it has waited.
-        self.events: list[tuple[session_pb2.SlotEvent, float]] = []
-        self.load_due = True
-        self.beat_due = False
-        if self.wake_timer is not None:
-            self.wake_timer.cancel()
-            self.wake_timer = None
-
-    def take_frame(self, load: session_pb2.Load | None) -> session_pb2.Frame | None:
-        """All that is pending as one frame."""
-        send_load = self.load_due and load is not None
-        if not self.columns and not self.events and not send_load and not self.beat_due:
-            return None
-        frame = self.columns.frame()
-        now = time.monotonic()
-        for slot_event, since in self.events:
-            if slot_event.kind == session_pb2.SlotEvent.KIND_SCHEDULED:
-                slot_event.age_s += now - since
-            frame.events.append(slot_event)
-        if send_load and load is not None:
-            frame.load.CopyFrom(load)
-            frame.load.newest_slot = self.newest_slot
-        self.clear()
-        self.load_due = False
-        return frame
 
 
 class Sessions(session_pb2_grpc.SessionServiceServicer):
@@ -142,7 +65,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         self._on_migrate = on_migrate
         self._on_prefetch = on_prefetch
         self._grace_s = settings.session_grace_s
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, GatewaySession] = {}
         self._load: session_pb2.Load | None = None
         # Submissions handed over, of all sessions together.
         self._num_submitted = 0
@@ -167,51 +90,29 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
 
         The load counts the first `num_submitted` of the submissions handed to `on_submit`.
         """
-        # Sessions with news, and whether it is urgent.
-        touched: dict[_Session, bool] = {}
         for row in rows:
             session_id, slot_id = row.key
-            session = self._sessions.get(session_id)
-            slot = None if session is None else session.slots.get(slot_id)
-            if session is None or slot is None:
-                continue
-            flags = 0 if row.finish is None else int(row.finish)
-            if row.logprobs is not None:
-                slot.logprobs[len(slot.rows) // _ROW] = row.logprobs
-            slot.rows.extend((row.choice, row.position, row.token, flags))
-            if session.stream is not None:
-                session.columns.add(
-                    slot_id, row.choice, row.position, row.token, flags, row.logprobs
-                )
-                touched[session] = True
+            if (session := self._sessions.get(session_id)) is not None:
+                session.add_row(slot_id, row)
         for (session_id, slot_id), slot_event in events:
-            session = self._sessions.get(session_id)
-            slot = None if session is None else session.slots.get(slot_id)
-            if session is None or slot is None:
-                continue
-            slot_event.slot = slot_id
-            slot.events.append(slot_event)
-            if session.stream is not None:
-                session.events.append((slot_event, time.monotonic()))
-                is_urgent = slot_event.kind not in _UNHURRIED or bool(slot_event.handoff_id)
-                touched[session] = touched.get(session, False) or is_urgent
+            if (session := self._sessions.get(session_id)) is not None:
+                session.add_event(slot_id, slot_event)
         if load is not None:
-            is_news = self._take_load(load)
+            news = self._take_load(load)
             for session in self._sessions.values():
-                if session.load_knows(num_submitted) or is_news:
-                    session.load_due = True
-                    touched.setdefault(session, False)
-        for session, is_urgent in touched.items():
-            session.send(at_once=is_urgent)
+                if load.draining or load.short_of_blocks:
+                    # What is moved from here goes on from what its gateway has.
+                    session.send_held()
+                session.add_load(news, num_submitted)
 
-    def _take_load(self, load: session_pb2.Load) -> bool:
-        """Keep the newest load; True when gateways need to hear of it.
+    def _take_load(self, load: session_pb2.Load) -> LoadNews:
+        """Keep the newest load; how much gateways need to hear of it.
 
         Averages and the time left move with every step; alone they are no news.
         """
         old, self._load = self._load, load
         if old is None:
-            return True
+            return LoadNews.SUDDEN
         plain = session_pb2.Load()
         plain.CopyFrom(load)
         plain.sequence_number = old.sequence_number
@@ -220,7 +121,15 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         plain.step_s = old.step_s
         if old.leaving_in_ms and load.leaving_in_ms:
             plain.leaving_in_ms = old.leaving_in_ms
-        return plain != old
+        if plain == old:
+            return LoadNews.NONE
+        # What is left of both without what changes all the time.
+        before = session_pb2.Load()
+        before.CopyFrom(old)
+        for name in _GRADUAL:
+            plain.ClearField(name)
+            before.ClearField(name)
+        return LoadNews.GRADUAL if plain == before else LoadNews.SUDDEN
 
     async def Session(
         self, request_iterator: AsyncIterator[session_pb2.SessionRequest], context: Context
@@ -240,7 +149,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             return
         await self._check(first.open, context)
         known = self._sessions.get(first.open.session_id)
-        session = known or _Session(first.open.session_id)
+        session = known or GatewaySession(first.open.session_id)
         self._sessions[session.id] = session
         stream, wake = self._attach(session)
         if known is not None:
@@ -266,14 +175,13 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             reader.cancel()
             self._detach(session, stream)
 
-    def _beat_later(self, session: _Session, stream: object) -> None:
+    def _beat_later(self, session: GatewaySession, stream: object) -> None:
         """Have a frame sent every second, as long as this stream is the session's."""
         asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat, session, stream)
 
-    def _beat(self, session: _Session, stream: object) -> None:
+    def _beat(self, session: GatewaySession, stream: object) -> None:
         if session.stream is stream:
-            session.beat_due = True
-            session.wake.set()
+            session.beat()
             self._beat_later(session, stream)
 
     async def _check(self, opening: session_pb2.Open, context: Context) -> None:
@@ -292,7 +200,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
                 f"{lease.protocol_min} to {lease.protocol_max}",
             )
 
-    def _attach(self, session: _Session) -> tuple[object, asyncio.Event]:
+    def _attach(self, session: GatewaySession) -> tuple[object, asyncio.Event]:
         """Make a new stream the session's; an older one that still lives must end."""
         if session.grace is not None:
             session.grace.cancel()
@@ -304,7 +212,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         session.clear()
         return session.stream, session.wake
 
-    def _detach(self, session: _Session, stream: object) -> None:
+    def _detach(self, session: GatewaySession, stream: object) -> None:
         if session.stream is not stream:
             return
         session.stream = session.reader = None
@@ -316,7 +224,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         else:
             self._sessions.pop(session.id, None)
 
-    def _expire(self, session: _Session) -> None:
+    def _expire(self, session: GatewaySession) -> None:
         """Its gateway did not come back."""
         self._sessions.pop(session.id, None)
         if session.slots:
@@ -325,37 +233,30 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             self._on_cancel((session.id, slot))
         session.slots.clear()
 
-    def _resume(self, session: _Session, points: Iterable[session_pb2.ResumePoint]) -> None:
+    def _resume(self, session: GatewaySession, points: Iterable[session_pb2.ResumePoint]) -> None:
         """Queue again what the gateway has not seen; drop what it no longer wants."""
-        now = time.monotonic()
         wanted: dict[int, dict[int, int]] = {}
         for point in points:
             wanted.setdefault(point.slot, {})[point.choice] = point.next_position
         for slot_id in [s for s in session.slots if s not in wanted]:
             self._cancel(session, slot_id)
         for slot_id, next_positions in wanted.items():
-            slot = session.slots.get(slot_id)
-            if slot is None:
-                lost = session_pb2.SlotEvent(
+            if slot_id in session.slots:
+                session.resume(slot_id, next_positions)
+                continue
+            session.add_lost(
+                session_pb2.SlotEvent(
                     slot=slot_id,
                     kind=session_pb2.SlotEvent.KIND_FAILED,
                     code=WorkerLostError.code,
                     message="the submission was lost with a broken stream",
                     retryable=True,
                 )
-                session.events.append((lost, now))
-                continue
-            for row in range(len(slot.rows) // _ROW):
-                choice, position, token, flags = slot.rows[row * _ROW : (row + 1) * _ROW]
-                if position >= next_positions.get(choice, 0):
-                    session.columns.add(
-                        slot_id, choice, position, token, flags, slot.logprobs.get(row)
-                    )
-            session.events.extend((slot_event, now) for slot_event in slot.events)
+            )
 
     async def _write(
         self,
-        session: _Session,
+        session: GatewaySession,
         stream: object,
         wake: asyncio.Event,
         reader: asyncio.Task[None],
@@ -378,7 +279,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
 
     async def _read(
         self,
-        session: _Session,
+        session: GatewaySession,
         stream: object,
         requests: AsyncIterator[session_pb2.SessionRequest],
     ) -> None:
@@ -390,7 +291,7 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             for cancel in request.cancels:
                 self._cancel(session, cancel.slot)
             for slot_id in request.forget.slots:
-                session.slots.pop(slot_id, None)
+                session.drop(slot_id)
             for migrate in request.migrates:
                 self._migrate(session, migrate)
             for prefetch in request.prefetches:
@@ -401,20 +302,19 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             log.error("session reader failed", exc_info=error)
         wake.set()
 
-    def _submit(self, session: _Session, submit: session_pb2.Submit) -> None:
+    def _submit(self, session: GatewaySession, submit: session_pb2.Submit) -> None:
         if submit.slot in session.slots:
             log.error(*event("slot_used_twice", session=session.id, slot=submit.slot))
             return
-        session.slots[submit.slot] = _Slot(submit.attempt)
         self._num_submitted += 1
-        session.untold.append((self._num_submitted, submit.slot))
+        session.submit(submit, self._num_submitted)
         self._on_submit((session.id, submit.slot), submit)
 
-    def _cancel(self, session: _Session, slot_id: int) -> None:
-        if session.slots.pop(slot_id, None) is not None:
+    def _cancel(self, session: GatewaySession, slot_id: int) -> None:
+        if session.drop(slot_id):
             self._on_cancel((session.id, slot_id))
 
-    def _migrate(self, session: _Session, migrate: session_pb2.Migrate) -> None:
+    def _migrate(self, session: GatewaySession, migrate: session_pb2.Migrate) -> None:
         slot = session.slots.get(migrate.slot)
         if slot is None:
             return

@@ -103,5 +103,5 @@ async def test_client_that_has_sent_half_a_request_does_not_hold_up_the_stop() -
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{")
         await writer.drain()
-        await asyncio.wait_for(server.stop(context.answers, 0.0), 10)
+        await asyncio.wait_for(server.stop(context.answers, 0.0), 60)
         writer.close()

@@ -71,4 +71,4 @@ async def test_requests_do_not_notice_a_step(
         began = time.monotonic()
         late, _ = plane.submit(deadline_s=0.2)
         assert isinstance(await late.end(), DeadlineExceededError)
-        assert 0.2 <= time.monotonic() - began < 5
+        assert 0.2 <= time.monotonic() - began < 60

@@ -82,7 +82,7 @@ async def test_a_head_that_drips_is_refused_however_steadily(hasty: None) -> Non
                 await asyncio.sleep(0.01)
 
         dripping = asyncio.create_task(drip())
-        head, body = await asyncio.wait_for(response(reader), 10)
+        head, body = await asyncio.wait_for(response(reader), 60)
         assert "did not arrive in time" in refusal(head, body, 408)
         dripping.cancel()
 
@@ -92,7 +92,7 @@ async def test_a_second_request_that_drips_is_refused_too(hasty: None) -> None:
         writer.write(HEAD % 1 + b"\r\n")
         assert (await response(reader))[1] == b"/1"
         writer.write(b"GET /2 HT")
-        refusal(*await asyncio.wait_for(response(reader), 10), 408)
+        refusal(*await asyncio.wait_for(response(reader), 60), 408)
         assert await reader.read() == b""
 
 
@@ -109,21 +109,23 @@ async def test_blank_lines_are_no_request(hasty: None) -> None:
         dripping = asyncio.create_task(drip())
         # It is closed, without a word; what was on its way then may make that a reset.
         with contextlib.suppress(ConnectionError):
-            assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
         dripping.cancel()
 
 
 async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "KEEP_ALIVE_S", 0.1)
     async with served() as server, connection(server) as (reader, _):
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
 
 
-async def test_patience_begins_anew_with_each_request(hasty: None) -> None:
+async def test_patience_begins_anew_with_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 2.0)
     async with served() as server, connection(server) as (reader, writer):
+        # Together longer than one's patience; each far from it, even on a busy machine.
         for number in range(5):
             writer.write(HEAD % number)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             writer.write(b"\r\n")
             assert (await response(reader))[1] == b"/%d" % number
 

@@ -135,7 +135,7 @@ def test_who_speaks_no_tls_is_turned_away_without_a_word_in_the_log(
             writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
             await writer.drain()
             # An alert of TLS at most, and the end.
-            assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), 10)
+            assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), 60)
             writer.close()
         stranger = ssl.create_default_context()
         async with httpx.AsyncClient(base_url=url, verify=stranger) as client:
@@ -183,10 +183,10 @@ async def test_the_grpc_port_speaks_tls_without_client_certificates(files: Files
                 stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
                 request = health_pb2.HealthCheckRequest()
                 if code is None:
-                    assert (await stub.Check(request, timeout=5)).status
+                    assert (await stub.Check(request, timeout=60)).status
                 else:
                     with pytest.raises(grpc.aio.AioRpcError) as caught:
-                        await stub.Check(request, timeout=5)
+                        await stub.Check(request, timeout=60)
                     assert caught.value.code() is code
     finally:
         await server.stop(0)

@@ -73,7 +73,7 @@ async def test_streams_end_whole_within_the_drain_and_with_an_error_after_it() -
         await generator.submitted(2)
         for ticket in generator.tickets:
             ticket.feed(HELLO)
-        stop = asyncio.create_task(server.stop(context.answers, 0.2))
+        stop = asyncio.create_task(server.stop(context.answers, 2.0))
         await asyncio.sleep(0.01)
         generator.tickets[0].feed(HELLO, FinishReason.LENGTH)
         found = [events(response.text) for response in await asyncio.gather(*posts)]

@@ -22,12 +22,14 @@ def decoders(*names: str, role: str = "any", **faults: Any) -> list[FakeWorker]:
 
 
 async def started(
-    plane: TokenPlane, count: int = 1, tokens: int = 5, **kw: Any
+    plane: TokenPlane, count: int = 1, tokens: int = 5, stream_interval: int = 1, **kw: Any
 ) -> list[RecordingSink]:
-    """Requests that are all being decoded."""
-    sinks = [plane.submit(seed=seed, max_tokens=TOKENS, **kw)[0] for seed in range(count)]
+    """Requests that are all being decoded; with an interval, some of their tokens are held back."""
+    sinks = [RecordingSink(stream_interval=stream_interval) for _ in range(count)]
+    for seed, sink in enumerate(sinks):
+        plane.submit(sink=sink, seed=seed, max_tokens=TOKENS, **kw)
     for sink in sinks:
-        await sink.wait_tokens(tokens)
+        await sink.wait_tokens(tokens if stream_interval == 1 else 1)
     return sinks
 
 
@@ -46,9 +48,10 @@ def counted(plane: TokenPlane, name: str, **labels: str) -> float:
     return 0.0 if value is None else value
 
 
-async def test_drained_worker_empties_inside_the_attempts() -> None:
+@pytest.mark.parametrize("interval", [1, 1000])
+async def test_drained_worker_empties_inside_the_attempts(interval: int) -> None:
     async with TokenPlane(*decoders("a", "b")) as plane:
-        sinks = await started(plane, 12)
+        sinks = await started(plane, 12, stream_interval=interval)
         a, b = plane.workers
         assert a.jobs and b.jobs
         num_moved = len(a.jobs)
@@ -198,9 +201,10 @@ async def test_who_moved_dies_once_the_heir_has_adopted() -> None:
         plane.assert_nothing_left()
 
 
-async def test_last_rows_that_died_with_who_moved_are_made_again() -> None:
+@pytest.mark.parametrize("interval", [1, 1000])
+async def test_last_rows_that_died_with_who_moved_are_made_again(interval: int) -> None:
     async with TokenPlane(*decoders("a", "b"), resume_window_s=3600) as plane:
-        (sink,) = await started(plane)
+        (sink,) = await started(plane, stream_interval=interval)
         origin = busy(plane)
         heir = next(w for w in plane.workers if w is not origin)
         origin.keep_last_rows = True
@@ -210,9 +214,10 @@ async def test_last_rows_that_died_with_who_moved_are_made_again() -> None:
         plane.assert_nothing_left()
 
 
-async def test_streams_that_break_in_mid_move_give_no_gap_and_no_repeat() -> None:
+@pytest.mark.parametrize("interval", [1, 1000])
+async def test_streams_that_break_in_mid_move_give_no_gap_and_no_repeat(interval: int) -> None:
     async with TokenPlane(*decoders("a", "b", "c")) as plane:
-        sinks = await started(plane, 9)
+        sinks = await started(plane, 9, stream_interval=interval)
         for round_number in range(4):
             worker = plane.workers[round_number % 3]
             worker.draining = True

@@ -229,7 +229,7 @@ async def test_cancel_reaches_the_ticket() -> None:
         ticket.feed(TOKENS[0])
         assert (await call.read()).delta.text == "hello"
         call.cancel()
-        await asyncio.wait_for(ticket.stopped.wait(), 5)
+        await asyncio.wait_for(ticket.stopped.wait(), 60)
         await context.answers.drain(5.0, UnavailableError("late"))
         assert len(context.answers) == 0
 
@@ -245,7 +245,7 @@ async def test_deadline_goes_with_the_request_and_ends_it() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(ticket.stopped.wait(), 5)
+        await asyncio.wait_for(ticket.stopped.wait(), 60)
 
 
 async def test_call_without_deadline_takes_the_settings() -> None:

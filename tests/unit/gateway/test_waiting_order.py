@@ -185,7 +185,7 @@ async def test_the_hopeless_are_refused_at_once_with_a_time_to_come_back(
         plane.submit(seed=100, deadline_s=0.2)
     assert 1 <= caught.value.retry_after_s <= 60
     assert rejections(plane, "deadline", "normal") == 1
-    plane.submit(seed=101, deadline_s=0.5, priority=HIGH, max_tokens=2)
+    plane.submit(seed=101, deadline_s=1.5, priority=HIGH, max_tokens=2)
     assert (await serve_all(plane)).count(101) == 1
 
 

@@ -64,29 +64,28 @@ def test_sequences_count_other_gateways_and_those_on_their_way() -> None:
     one = routed("p1", "d1")
     one.load("d1", num_running=10, num_waiting=2)
     _, (_, target) = one.place()
-    columns, row = one.pool.columns, one.rows["d1"]
-    assert columns.sequences[row] == 13
+    row = one.rows["d1"]
+    assert one.pool.columns.sequences[row] == 13
     one.load("d1", num_running=10)
-    assert columns.sequences[row] == 11, "it still waits for its KV, unseen by reports"
+    assert one.pool.columns.sequences[row] == 11, "it still waits for its KV, unseen by reports"
     one.pool.begin(target)
     one.load("d1", num_running=11)
-    assert columns.sequences[row] == 11
+    assert one.pool.columns.sequences[row] == 11
     one.pool.end(target)
     one.load("d1", num_running=10)
-    assert columns.sequences[row] == 10
+    assert one.pool.columns.sequences[row] == 10
 
 
 def test_expected_output_counts_half_until_the_end() -> None:
     one = routed()
     _, (booking,) = one.place(16 * BLOCK_SIZE, expected_output=20 * BLOCK_SIZE, num_choices=2)
-    columns = one.pool.columns
-    assert columns.active_blocks[0] == 16 + 2 + 20
+    assert one.pool.columns.active_blocks[0] == 16 + 2 + 20
     one.pool.begin(booking)
     one.load("a1", free_blocks=NUM_BLOCKS - 18)
-    assert columns.active_blocks[0] == 18 + 20
+    assert one.pool.columns.active_blocks[0] == 18 + 20
     one.pool.end(booking)
     one.load("a1")
-    assert columns.active_blocks[0] == 0
+    assert one.pool.columns.active_blocks[0] == 0
 
 
 def test_step_time_grows_with_what_is_placed() -> None:
@@ -139,10 +138,9 @@ def test_full_worker_is_behind_a_barrier_until_it_reports_room() -> None:
     one = routed()
     one.load("a1", queue_room=1)
     _, (booking,) = one.place(5000)
-    columns = one.pool.columns
-    assert columns.barrier[0] == math.inf and not one.pool.has_room("m")
+    assert one.pool.columns.barrier[0] == math.inf and not one.pool.has_room("m")
     one.pool.end(booking)
-    assert columns.barrier[0] == 0 and one.pool.has_room("m")
+    assert one.pool.columns.barrier[0] == 0 and one.pool.has_room("m")
 
 
 def test_unmeasured_workers_follow_their_pool_until_they_show_something_themselves() -> None:

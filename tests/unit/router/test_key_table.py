@@ -15,6 +15,9 @@ def check(table: KeyTable, model: dict[int, int], absent: np.ndarray) -> None:
     assert (slots >= 0).all() and len(set(slots.tolist())) == len(keys)
     assert table.values[slots].tolist() == list(model.values())
     assert (table.find(absent) < 0).all()
+    # A few are looked up in another way than many.
+    assert table.find(keys[-5:]).tolist() == slots[-5:].tolist()
+    assert (table.find(absent[:5]) < 0).all()
     assert len(table) == len(model)
 
 

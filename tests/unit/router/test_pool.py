@@ -82,12 +82,12 @@ def test_report_knows_only_of_submissions_that_had_arrived() -> None:
     load = session_pb2.Load(queue_room=1, num_waiting=1, queued_prefill_tokens=90, newest_slot=7)
     pool.report(row, load)
     assert (columns.unreported[row], columns.unreported_tokens[row]) == (1, 50)
-    assert not columns.has_room[row]
-    assert columns.sequences[row] == 2
+    assert not pool.columns.has_room[row]
+    assert pool.columns.sequences[row] == 2
     assert columns.credited_tokens[row] == 0
     pool.report(row, session_pb2.Load(queue_room=1, num_waiting=2, newest_slot=8))
     assert columns.unreported[row] == columns.unreported_tokens[row] == 0
-    assert columns.has_room[row]
+    assert pool.columns.has_room[row]
     assert columns.credited_tokens[row] == 16
     pool.end(second)
     assert columns.credited_tokens[row] == columns.unreported[row] == 0

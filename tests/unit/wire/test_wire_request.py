@@ -69,6 +69,7 @@ def test_request_survives_the_wire(request: Request) -> None:
     copy = session_pb2.Submit.FromString(submit.SerializeToString())
     assert request_from_submit(copy, now=99.0) == request
     assert copy.attempt == 2
+    assert copy.stream_interval == 1
 
 
 def a_submit(**changes: Any) -> session_pb2.Submit:

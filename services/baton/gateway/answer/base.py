@@ -50,6 +50,10 @@ class PromptSink:
         self.outputs = outputs
         self.cached_tokens = 0
 
+    @property
+    def stream_interval(self) -> int:
+        return 1 if self._answer is None else self._answer.stream_interval
+
     def on_token(
         self,
         choice: int,
@@ -202,6 +206,11 @@ class Answer(ABC):
             await self._waiter
         finally:
             self._waiter = None
+
+    @property
+    def stream_interval(self) -> int:
+        """Tokens that may come together; more than 1 where nobody sees them one by one."""
+        return 1
 
     @property
     def num_choices(self) -> int:

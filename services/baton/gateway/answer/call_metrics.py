@@ -10,6 +10,7 @@ from baton.gateway import errors
 from baton.gateway.recent import RecentTimes
 from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
+from baton.wire.frames import HELD_WAIT_S
 
 if TYPE_CHECKING:
     from baton.gateway.answer.base import Answer
@@ -64,14 +65,18 @@ class CallMetrics:
         """The call is submitted; `end` follows."""
         self._series.inflight.inc()
 
-    def token(self, output: ChoiceOutput) -> None:
-        """A token of a choice came."""
+    def token(self, output: ChoiceOutput, *, is_alone: bool = True) -> None:
+        """A token of a choice came; by itself, or among others that its worker has held back."""
         now = self._last = time.monotonic()
         if output.token_at:
             gap_s = now - output.token_at
+            if is_alone:
+                self._series.gap.observe(gap_s)
+            else:
+                # It stood still for so long at least.
+                gap_s -= HELD_WAIT_S
             if gap_s > self.max_gap_s:
                 self.max_gap_s = gap_s
-            self._series.gap.observe(gap_s)
         else:
             output.first_at = now
             if not self._first:
@@ -104,11 +109,27 @@ class CallMetrics:
         series.recent.ended(
             self._first - self.arrived if self._first else None, tpot_s, failed=failed
         )
+        if answer.stream_interval > 1:
+            self._observe_mean_gaps(answer)
         for sink in answer.sinks:
             series.prompt_length.observe(len(sink.request.prompt))
             series.prompt_tokens.inc(len(sink.request.prompt))
             series.cached_tokens.inc(sink.cached_tokens)
         series.ended(code)
+        self._log(answer, request_id, code, num_tokens, duration_s)
+
+    def _observe_mean_gaps(self, answer: Answer) -> None:
+        """Of tokens that came together nothing else is known."""
+        for sink in answer.sinks:
+            for output in sink.outputs:
+                num_gaps = output.num_tokens - 1
+                if num_gaps > 0:
+                    mean_s = (output.token_at - output.first_at) / num_gaps
+                    self._series.gap.observe(mean_s, num_gaps)
+
+    def _log(
+        self, answer: Answer, request_id: str, code: str, num_tokens: int, duration_s: float
+    ) -> None:
         if log.isEnabledFor(logging.INFO):
             log.info(
                 *event(

@@ -16,6 +16,9 @@ from baton.gateway.http.asgi import send_json
 from baton.gateway.http.exchange import Exchange
 from baton.gateway.http.flushes import Flushes
 
+# More than come before a worker sends them all the same (`wire.frames.HELD_WAIT_S`).
+_GATHERED = 2**16
+
 
 class Collected(Answer):
     """Keeps the texts, and the tokens where `head` asks for details, of all choices."""
@@ -32,7 +35,13 @@ class Collected(Answer):
         super().__init__(model, requests, text, metrics)
         self.head = head
         self._details = head.logprobs or head.token_ids
+        self._has_stops = bool(text.stops)
         self._texts: list[list[str]] = [[] for sink in self.sinks for _ in sink.outputs]
+
+    @property
+    def stream_interval(self) -> int:
+        # A stop string is found here: the sooner, the fewer tokens are generated behind it.
+        return 1 if self._has_stops else _GATHERED
 
     def on_token(
         self,
@@ -41,7 +50,7 @@ class Collected(Answer):
         logprobs: TokenLogprobs | None,
         finish: FinishReason | None,
     ) -> None:
-        self.metrics.token(output)
+        self.metrics.token(output, is_alone=self._has_stops)
         if self._details:
             output.records.append(TokenRecord(token, logprobs, output.num_chars))
         if text := output.push(token, finish):
