@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from cluster.tools import MissingTools, Tools
 
@@ -22,7 +22,14 @@ for name in [n for n in os.environ if n.startswith("BATON_")]:
     if not name.startswith(("BATON_TEST_", "BATON_BENCH_")):
         del os.environ[name]
 
-settings.register_profile("baton", derandomize=True, deadline=None, max_examples=60)
+# Neither how long an example takes nor how slowly a busy machine draws it decides a test.
+settings.register_profile(
+    "baton",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("baton")
 
 REQUIRED = {s for s in os.environ.get("BATON_TEST_REQUIRED", "").split(",") if s}

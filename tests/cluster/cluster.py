@@ -208,7 +208,7 @@ _HOMES = ("CACHE", "CONFIG", "DATA")
 
 
 def eventually(
-    condition: Callable[[], T | bool | None], within_s: float = 30, every_s: float = 0.1
+    condition: Callable[[], T | bool | None], within_s: float = 60, every_s: float = 0.1
 ) -> T:
     """What `condition()` returns once that is true; AssertionError with its last value."""
     deadline = time.monotonic() + within_s

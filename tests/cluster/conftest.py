@@ -12,11 +12,26 @@ from pathlib import Path
 
 import pytest
 
+from cluster.baton_objects import install_crds
 from cluster.cluster import Cluster
 from cluster.control_plane import ControlPlane
 from cluster.failures import ShowLogs
+from cluster.host_gateway import HostGateway
+from cluster.operator_under_test import PATIENT, Operator
 from cluster.processes import Processes
 from cluster.tools import MissingTools, Tools
+
+FOLDER = Path(__file__).parent
+
+
+# Of a test, and of a control plane's start before it, on a machine that is busy with other things.
+TIMEOUT_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(FOLDER) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +65,39 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """The name of a fresh one."""
     with cluster.namespace() as name:
         yield name
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[HostGateway]:
+    """It answers for the gateways of all services of a module's tests."""
+    with HostGateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster: Cluster) -> Iterator[None]:
+    """What services need of a cluster: Baton's kinds, and room for pods."""
+    install_crds(cluster)
+    with cluster.kwok_nodes(4):
+        yield
+
+
+@pytest.fixture(scope="module")
+def operator(cluster: Cluster, gateway: HostGateway, nodes: None) -> Iterator[Operator]:
+    """One that serves all namespaces; at the end it has asked for nothing that is forbidden."""
+    with cluster.namespace() as home:
+        operator = Operator(cluster, home, None, gateway)
+        operator.start(**PATIENT)
+        yield operator
+        operator.stop_all()
+        assert operator.forbidden() == []
+
+
+@pytest.fixture
+def local_operator(
+    cluster: Cluster, namespace: str, gateway: HostGateway, nodes: None
+) -> Iterator[Operator]:
+    """Not started; in the namespace that it serves, with no right outside of it."""
+    operator = Operator(cluster, namespace, namespace, gateway)
+    yield operator
+    operator.stop_all()

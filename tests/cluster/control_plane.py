@@ -10,14 +10,15 @@ from pathlib import Path
 
 from cluster import kubeconfig
 from cluster.certificates import Authority
-from cluster.processes import Processes, free_port
+from cluster.processes import Processes
 from cluster.tools import Tools
+from fakes.free_port import free_port
 
 _SERVICE_RANGE = "10.96.0.0/16"
 _FIRST_SERVICE = "10.96.0.1"
 # For documentation (RFC 5737): nobody is there. Loopback is refused as an endpoint.
 _NOBODY = "203.0.113.1"
-_START_S = 60.0
+_START_S = 120.0
 # Who asked for what, of service accounts outside kube-system: tests compare it to their roles.
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",

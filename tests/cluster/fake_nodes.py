@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.processes import Processes, free_port
+from cluster.processes import Processes
+from fakes.free_port import free_port
 
 _ANNOTATION = "kwok.x-k8s.io/node"
 _STAGES = Path(__file__).with_name("kwok.yaml")

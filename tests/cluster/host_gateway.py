@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
+
+from fakes.loopback_server import LoopbackServer, json_handler
 
 
 class HostGateway:
@@ -25,25 +24,15 @@ class HostGateway:
         self.real: dict[str, tuple[str, str]] = {}
         """Services for which a real gateway answers: its URL and its token."""
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = LoopbackServer(json_handler(self.answer))
+        self.url = self._server.url
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *exc: object) -> None:
+        self._server.__exit__(*exc)
 
     def busy(self, uid: str, worker: str, running: int) -> None:
         """What a worker reports: a load, until the test says otherwise."""
@@ -57,6 +46,7 @@ class HostGateway:
             return sorted(worker for worker, row in self.workers[uid].items() if row["draining"])
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        path = path.partition("?")[0]
         uid, _, rest = path.strip("/").partition("/")
         if uid == "pods":
             told = self.progress.get(rest.removesuffix("/progress"))
@@ -80,30 +70,6 @@ class HostGateway:
                 row["draining"] = verb == "drain"
                 return 200, {}
         return 404, {}
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        gateway = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _any(self) -> None:
-                size = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(size)) if size else None
-                path = self.path.partition("?")[0]
-                code, said = gateway.answer(self.command, path, body)
-                data = json.dumps(said).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = do_PUT = _any
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """The operator's own log says what it asked."""
-
-        return Handler
 
 
 def _forwarded(url: str, token: str, method: str, path: str, body: Any) -> tuple[int, Any]:

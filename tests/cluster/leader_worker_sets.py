@@ -18,8 +18,8 @@ import yaml
 from cluster.certificates import Authority
 from cluster.cluster import Cluster
 from cluster.outside_crds import outside_crds
-from cluster.processes import free_port
 from cluster.tools import Tools
+from fakes.free_port import free_port
 
 GROUP = "leaderworkerset.x-k8s.io"
 # As its own manifests have them: pods of a set alone are asked about.

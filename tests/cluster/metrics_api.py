@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import base64
 import datetime
-import json
 import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -21,6 +17,7 @@ from kubernetes import client
 
 from cluster.certificates import Authority
 from cluster.cluster import Cluster, eventually
+from fakes.loopback_server import LoopbackServer, json_handler
 
 EXTERNAL = "external.metrics.k8s.io"
 CUSTOM = "custom.metrics.k8s.io"
@@ -48,13 +45,10 @@ class MetricsApi:
         self._authority = authority.pair.certificate.read_bytes()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._server = LoopbackServer(json_handler(self._answer), context)
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        port = self._server.server_address[1]
+        self._server.__enter__()
         service = {
             "apiVersion": "v1",
             "kind": "Service",
@@ -62,23 +56,23 @@ class MetricsApi:
             "spec": {"type": "ExternalName", "externalName": "localhost"},
         }
         self._cluster.apply(service, namespace="default")
-        self._cluster.apply(*(self._registration(group, port) for group in _VERSIONS))
+        self._cluster.apply(*(self._registration(group, self._server.port) for group in _VERSIONS))
         for group in _VERSIONS:
             eventually(lambda group=group: self._available(group))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._cluster.kubectl("delete", *(f"apiservice/{_name(group)}" for group in _VERSIONS))
         self._cluster.kubectl("delete", "service", _SERVICE, "-n", "default")
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.__exit__(*exc)
 
-    def answer(self, path: str) -> Answer | None:
+    def _answer(self, method: str, path: str, body: Any) -> tuple[int, Answer]:
+        said = self._found(path)
+        if said is None:
+            return 404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404}
+        return 200, said
+
+    def _found(self, path: str) -> Answer | None:
         """None: there is none such."""
         asked = urlsplit(path)
         match unquote(asked.path).strip("/").split("/"):
@@ -149,27 +143,6 @@ class MetricsApi:
             each["type"] == "Available" and each["status"] == "True"
             for each in found.get("status", {}).get("conditions", ())
         )
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        api = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                said = api.answer(self.path)
-                missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404}
-                data = json.dumps(missing if said is None else said).encode()
-                self.send_response(404 if said is None else 200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """The autoscaler's events say what it did not get."""
-
-        return Handler
 
 
 def _resources(group: str) -> Answer:

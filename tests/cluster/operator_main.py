@@ -17,12 +17,16 @@ from baton.telemetry.logging import setup
 from baton_operator import kinds
 from baton_operator.decide.reconcile import reconcile
 from baton_operator.kinds import Kind
+from baton_operator.kube import intake, watching
 from baton_operator.kube.client import KubeClient, login
 from baton_operator.process import run
 from baton_operator.resources.internal_secret import derived
 from baton_operator.rounds.signals import PodSignals
 from baton_operator.seen import PodSeen, ServiceSeen
 from baton_operator.settings import OperatorSettings, load
+
+# As the settings that tests give: shorter, so that tests wait for events and not for clocks.
+watching.LOOK_S, watching.RESTART_S, intake.RETRY_S = 3.0, 1.0, 3.0
 
 
 class HostSignals(PodSignals):

@@ -18,7 +18,7 @@ import yaml
 from cluster.baton_objects import ROOT
 from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
-from cluster.processes import free_port
+from fakes.free_port import free_port
 
 MAIN = Path(__file__).with_name("operator_main.py")
 RULES = ROOT / "deploy" / "helm" / "baton" / "templates" / "operator" / "_rules.tpl"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -93,13 +92,6 @@ class Processes:
             log.seek(start)
             lines = log.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_TAIL_LINES:])
-
-
-def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _die_with_parent() -> None:

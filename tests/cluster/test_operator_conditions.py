@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from kubernetes import client
 
 from baton_operator import names
-from cluster.baton_objects import Manifest, install_crds
+from cluster.baton_objects import Manifest
 from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
 from cluster.operator_services import HELD, condition, service, wait_for
 from cluster.operator_under_test import Operator, chart_rules
+
+pytestmark = pytest.mark.usefixtures("operator")
 
 # Groups of CRDs that the test cluster does not have.
 ADD_ONS = {"leaderworkerset.x-k8s.io", "gateway.networking.k8s.io", "monitoring.coreos.com"}
@@ -21,24 +21,6 @@ PAIR = [
     {"name": "prefill", "role": "prefill", "engine": {"kind": "mock"}},
     {"name": "decode", "role": "decode", "engine": {"kind": "mock"}},
 ]
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operator(cluster: Cluster, gateway: HostGateway) -> Iterator[Operator]:
-    """One that serves all namespaces; at the end it has asked for nothing that is forbidden."""
-    install_crds(cluster)
-    with cluster.kwok_nodes(4), cluster.namespace() as home:
-        operator = Operator(cluster, home, None, gateway)
-        operator.start()
-        yield operator
-        operator.stop_all()
-        assert operator.forbidden() == []
 
 
 def uid(cluster: Cluster, namespace: str) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import httpx
-import pytest
 
 from baton_operator import names
-from cluster.baton_objects import install_crds
 from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
 from cluster.operator_services import service, wait_for
@@ -18,22 +15,6 @@ from fakes.deployment import Deployment, deployment
 
 NUM_TOKENS = 400
 BODY = {"model": "baton-tiny", "prompt": "one", "max_tokens": NUM_TOKENS, "ignore_eos": True}
-
-
-@pytest.fixture
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def operator(cluster: Cluster, namespace: str, gateway: HostGateway) -> Iterator[Operator]:
-    install_crds(cluster)
-    with cluster.kwok_nodes(2):
-        operator = Operator(cluster, namespace, namespace, gateway)
-        operator.start()
-        yield operator
-        operator.stop_all()
 
 
 def pods(cluster: Cluster, namespace: str, role: str) -> set[str]:
@@ -64,10 +45,10 @@ class Streams:
         return self.lengths
 
 
-@pytest.mark.timeout(300)
 def test_streams_move_away_before_their_pod_is_removed(
-    cluster: Cluster, namespace: str, operator: Operator, gateway: HostGateway
+    cluster: Cluster, namespace: str, local_operator: Operator, gateway: HostGateway
 ) -> None:
+    local_operator.start()
     cluster.apply(service(), namespace=namespace)
     wait_for(cluster, namespace, "Ready", "True")
     found = cluster.get("modelservice", "chat", namespace)

@@ -11,38 +11,19 @@ import pytest
 import yaml
 
 from baton_operator import names
-from cluster.baton_objects import EXAMPLES, Manifest, install_crds
+from cluster.baton_objects import EXAMPLES, Manifest
 from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
 from cluster.leader_worker_sets import leader_worker_sets
 from cluster.operator_services import condition, service, wait_for
 from cluster.operator_under_test import Operator, chart_rules
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.usefixtures("operator")
 
 MOCK = {"engine": {"kind": "mock"}}
-# The operator looks for CRDs every 15 s.
+# The operator looks for CRDs every 3 s.
 NOTICED_S = 60.0
 SETS = "leaderworkersets"
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operator(cluster: Cluster, gateway: HostGateway) -> Iterator[Operator]:
-    """One that serves all namespaces; at the end it has asked for nothing that is forbidden."""
-    install_crds(cluster)
-    with cluster.kwok_nodes(4), cluster.namespace() as home:
-        operator = Operator(cluster, home, None, gateway)
-        # Nobody competes for its Lease here.
-        operator.start(lease_duration_s=30, lease_deadline_s=25)
-        yield operator
-        operator.stop_all()
-        assert operator.forbidden() == []
 
 
 @pytest.fixture(scope="module")

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from baton_operator import names
 from cluster.baton_objects import Manifest, install_crds
 from cluster.cluster import Cluster, eventually
-from cluster.host_gateway import HostGateway
 from cluster.operator_services import condition, service, wait_for
 from cluster.operator_under_test import Operator
 
 OURS = (f"{names.SERVICE_PLURAL}.{names.GROUP}", f"{names.POOL_PLURAL}.{names.GROUP}")
 MINE = f"{names.LABEL_SERVICE}=chat"
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-def nodes(cluster: Cluster) -> Iterator[None]:
-    install_crds(cluster)
-    with cluster.kwok_nodes(2):
-        yield
-
-
-@pytest.fixture
-def operator(
-    cluster: Cluster, namespace: str, gateway: HostGateway, nodes: None
-) -> Iterator[Operator]:
-    """Not started; in the namespace that it serves."""
-    operator = Operator(cluster, namespace, namespace, gateway)
-    yield operator
-    operator.stop_all()
 
 
 def specs(cluster: Cluster, namespace: str, kind: str) -> dict[str, Manifest]:
@@ -47,41 +19,40 @@ def specs(cluster: Cluster, namespace: str, kind: str) -> dict[str, Manifest]:
 
 
 def test_a_kind_that_may_not_be_watched_is_named_and_left_out(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
-    operator.grant(without="networkpolicies")
+    local_operator.grant(without="networkpolicies")
     cluster.apply(service(), namespace=namespace)
-    operator.start()
+    local_operator.start()
     wait_for(cluster, namespace, "Ready", "True")
     found = wait_for(cluster, namespace, "Degraded", "True")
     assert found["reason"] == "RightsMissing" and "networkpolicies" in found["message"]
     assert specs(cluster, namespace, "networkpolicies") == {}
-    assert (operator.probe("readyz") or {})["unwatched"] == ["NetworkPolicy"]
-    operator.grant()
+    assert (local_operator.probe("readyz") or {})["unwatched"] == ["NetworkPolicy"]
+    local_operator.grant()
     wait_for(cluster, namespace, "Degraded", "False")
     eventually(lambda: specs(cluster, namespace, "networkpolicies"))
-    assert operator.forbidden() == []
+    assert local_operator.forbidden() == []
 
 
-@pytest.mark.timeout(300)
 def test_without_sight_of_workers_they_stay_as_they_are(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
     cluster.apply(service(image="example/one:1"), namespace=namespace)
-    operator.start("a")
+    local_operator.start("a")
     wait_for(cluster, namespace, "Ready", "True")
-    operator.stop("a")
+    local_operator.stop("a")
     before = specs(cluster, namespace, "deployments")
     status = (cluster.get("modelservice", "chat", namespace) or {})["status"]
-    operator.grant(without="deployments")
-    operator.start("b")
+    local_operator.grant(without="deployments")
+    local_operator.start("b")
     cluster.apply(service(image="example/one:2"), namespace=namespace)
     found = wait_for(cluster, namespace, "Stalled", "True")
     assert found["reason"] == "RightsMissing" and "deployments" in found["message"]
     held = (cluster.get("modelservice", "chat", namespace) or {})["status"]
     assert held["revision"] == status["revision"]
     assert specs(cluster, namespace, "deployments") == before
-    operator.grant()
+    local_operator.grant()
 
     def rolled() -> bool:
         now = (cluster.get("modelservice", "chat", namespace) or {})["status"]
@@ -89,17 +60,16 @@ def test_without_sight_of_workers_they_stay_as_they_are(
 
     eventually(rolled, within_s=120, every_s=0.5)
     assert condition(cluster, namespace, "Stalled")["status"] == "False"
-    assert operator.forbidden() == []
+    assert local_operator.forbidden() == []
 
 
-@pytest.mark.timeout(300)
 def test_crds_that_went_and_came_back_leave_a_working_operator(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
-    operator.start(lease_deadline_s=20, lease_duration_s=25)
+    local_operator.start(lease_deadline_s=20, lease_duration_s=25)
     cluster.apply(service(), namespace=namespace)
     wait_for(cluster, namespace, "Ready", "True")
-    log = cluster.processes.log(operator.process())
+    log = cluster.processes.log(local_operator.process())
 
     # Those of pools alone, and back at once: the pools are the service's, which has all of them.
     cluster.kubectl("delete", "crd", OURS[1], "--timeout=60s")
@@ -118,7 +88,9 @@ def test_crds_that_went_and_came_back_leave_a_working_operator(
     cluster.kubectl("delete", "crd", *OURS, "--timeout=60s")
     eventually(lambda: "waiting_to_watch" in log.read_text(), within_s=120)
     eventually(lambda: specs(cluster, namespace, "deployments") == {}, within_s=120)
-    assert operator.leads() and operator.healthy(), "the same process, which never ended"
+    assert local_operator.leads() and local_operator.healthy(), (
+        "the same process, which never ended"
+    )
     install_crds(cluster)
     cluster.apply(service(), namespace=namespace)
     wait_for(cluster, namespace, "Ready", "True", within_s=120)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import signal
-from collections.abc import Iterator
 
 import pytest
 from redis import Redis
@@ -12,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
 from baton_operator import names
-from cluster.baton_objects import Manifest, install_crds
+from cluster.baton_objects import Manifest
 from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
 from cluster.operator_services import service, wait_for
@@ -26,29 +25,6 @@ CHILDREN = (
     *("workerpools", "deployments", "services", "serviceaccounts", "configmaps", "secrets"),
     *("poddisruptionbudgets", "networkpolicies"),
 )
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-def nodes(cluster: Cluster) -> Iterator[None]:
-    install_crds(cluster)
-    with cluster.kwok_nodes(2):
-        yield
-
-
-@pytest.fixture
-def operator(
-    cluster: Cluster, namespace: str, gateway: HostGateway, nodes: None
-) -> Iterator[Operator]:
-    """Not started; in the namespace that it serves, with no right outside of it."""
-    operator = Operator(cluster, namespace, namespace, gateway)
-    yield operator
-    operator.stop_all()
 
 
 def children(cluster: Cluster, namespace: str, name: str) -> dict[str, Manifest]:
@@ -67,13 +43,13 @@ def children(cluster: Cluster, namespace: str, name: str) -> dict[str, Manifest]
 
 
 def test_one_killed_between_any_two_writes_ends_where_an_undisturbed_one_does(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
     cluster.apply(service("killed"), namespace=namespace)
     for num_writes in LIVES:
-        operator.start("a", die_after=num_writes)
-        eventually(lambda: not operator.running("a"), within_s=60)
-    operator.start("a")
+        local_operator.start("a", die_after=num_writes)
+        eventually(lambda: not local_operator.running("a"), within_s=60)
+    local_operator.start("a")
     wait_for(cluster, namespace, "Ready", "True", name="killed")
     cluster.apply(service("spared"), namespace=namespace)
     wait_for(cluster, namespace, "Ready", "True", name="spared")
@@ -84,103 +60,103 @@ def test_one_killed_between_any_two_writes_ends_where_an_undisturbed_one_does(
 
 
 def test_a_stopped_operator_hands_over_at_once_and_a_killed_one_after_its_duration(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
-    operator.start("a")
-    eventually(lambda: operator.leads("a"))
-    operator.start("b")
+    local_operator.start("a")
+    eventually(lambda: local_operator.leads("a"))
+    local_operator.start("b")
     cluster.apply(service(), namespace=namespace)
     wait_for(cluster, namespace, "Ready", "True")
-    assert operator.healthy("b") and not operator.leads("b")
-    assert operator.metric("baton_operator_leader", "b") == 0
-    operator.stop("a")
+    assert local_operator.healthy("b") and not local_operator.leads("b")
+    assert local_operator.metric("baton_operator_leader", "b") == 0
+    local_operator.stop("a")
     lease = cluster.get("lease", ACCOUNT, namespace)
     assert lease is not None and lease["spec"]["holderIdentity"] in ("", "operator-b")
-    eventually(lambda: operator.leads("b"))
+    eventually(lambda: local_operator.leads("b"))
     cluster.kubectl("scale", "workerpool/chat-decode", "--replicas=3", "-n", namespace)
     decode = f"{names.LABEL_POOL}=decode"
     eventually(lambda: len(cluster.get_all("pods", namespace, decode)) == 3)
-    operator.start("a")
-    assert not operator.leads("a")
-    operator.kill("b")
+    local_operator.start("a")
+    assert not local_operator.leads("a")
+    local_operator.kill("b")
     cluster.kubectl("scale", "workerpool/chat-decode", "--replicas=4", "-n", namespace)
-    eventually(lambda: operator.leads("a"))
+    eventually(lambda: local_operator.leads("a"))
     eventually(lambda: len(cluster.get_all("pods", namespace, decode)) == 4)
-    assert operator.forbidden() == []
+    assert local_operator.forbidden() == []
 
 
 def test_a_frozen_leader_that_wakes_up_ends_without_acting(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
-    operator.start("a")
-    eventually(lambda: operator.leads("a"))
-    operator.start("b")
+    local_operator.start("a")
+    eventually(lambda: local_operator.leads("a"))
+    local_operator.start("b")
     processes = cluster.processes
-    processes.signal(operator.process("a"), signal.SIGSTOP)
-    eventually(lambda: operator.leads("b"))
-    processes.signal(operator.process("a"), signal.SIGCONT)
-    eventually(lambda: not operator.running("a"))
-    assert operator.leads("b")
-    log = processes.log(operator.process("a")).read_text()
+    processes.signal(local_operator.process("a"), signal.SIGSTOP)
+    eventually(lambda: local_operator.leads("b"))
+    processes.signal(local_operator.process("a"), signal.SIGCONT)
+    eventually(lambda: not local_operator.running("a"))
+    assert local_operator.leads("b")
+    log = processes.log(local_operator.process("a")).read_text()
     assert "lease_lost" in log
 
 
 def test_a_short_outage_is_waited_out_and_a_long_one_costs_one_exit(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
-    with WayToApi(operator.kubeconfig) as way:
-        operator.kubeconfig = way.kubeconfig
-        operator.start("a", lease_deadline_s=20, lease_duration_s=25)
+    with WayToApi(local_operator.kubeconfig) as way:
+        local_operator.kubeconfig = way.kubeconfig
+        local_operator.start("a", lease_deadline_s=20, lease_duration_s=25)
         cluster.apply(service(), namespace=namespace)
         wait_for(cluster, namespace, "Ready", "True")
         way.close()
         cluster.kubectl("scale", "workerpool/chat-decode", "--replicas=3", "-n", namespace)
-        log = cluster.processes.log(operator.process("a"))
+        log = cluster.processes.log(local_operator.process("a"))
         eventually(lambda: "lease_not_renewed" in log.read_text())
-        assert operator.healthy("a")
+        assert local_operator.healthy("a")
         way.open()
         decode = f"{names.LABEL_POOL}=decode"
         eventually(lambda: len(cluster.get_all("pods", namespace, decode)) == 3, within_s=60)
-        assert operator.leads("a"), "the same process, which never ended"
-        operator.stop("a")
+        assert local_operator.leads("a"), "the same process, which never ended"
+        local_operator.stop("a")
 
-        operator.start("b")
-        eventually(lambda: operator.leads("b"))
+        local_operator.start("b")
+        eventually(lambda: local_operator.leads("b"))
         way.close()
-        eventually(lambda: not operator.running("b"))
-        operator.start("b")
-        again = cluster.processes.log(operator.process("b"))
+        eventually(lambda: not local_operator.running("b"))
+        local_operator.start("b")
+        again = cluster.processes.log(local_operator.process("b"))
         eventually(lambda: "lease_not_acquired" in again.read_text())
-        assert operator.healthy("b"), "a standby, for as long as it takes"
+        assert local_operator.healthy("b"), "a standby, for as long as it takes"
         cluster.kubectl("scale", "workerpool/chat-decode", "--replicas=4", "-n", namespace)
         way.open()
-        eventually(lambda: operator.leads("b"))
+        eventually(lambda: local_operator.leads("b"))
         eventually(lambda: len(cluster.get_all("pods", namespace, decode)) == 4, within_s=60)
 
 
 def test_missing_rights_are_waited_for(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
     cluster.kubectl("delete", "rolebinding", ACCOUNT, "-n", namespace)
     cluster.apply(service(), namespace=namespace)
-    operator.start("a", lease_deadline_s=20, lease_duration_s=25)
-    log = cluster.processes.log(operator.process("a"))
+    local_operator.start("a", lease_deadline_s=20, lease_duration_s=25)
+    log = cluster.processes.log(local_operator.process("a"))
     eventually(lambda: "modelservices may not be listed" in log.read_text(), within_s=60)
-    assert operator.leads("a")
-    assert "ModelService" in (operator.probe("readyz", "a") or {})["unwatched"]
-    operator.grant()
+    assert local_operator.leads("a")
+    assert "ModelService" in (local_operator.probe("readyz", "a") or {})["unwatched"]
+    local_operator.grant()
     wait_for(cluster, namespace, "Ready", "True")
 
 
 @pytest.mark.redis
 def test_a_service_lives_in_the_bundled_redis_as_a_user_of_its_own(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, namespace: str, local_operator: Operator
 ) -> None:
     redis = RedisServer(password="of-the-chart")
     redis.start()
     try:
         url = f"redis://:{redis.password}@127.0.0.1:{redis.port}/0"
-        operator.start("a", redis_url=url)
+        local_operator.start("a", redis_url=url)
         cluster.apply(service(store={}), namespace=namespace)
         wait_for(cluster, namespace, "Ready", "True")
         found = cluster.get("modelservice", "chat", namespace)

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from baton_operator import names
-from cluster.baton_objects import install_crds
 from cluster.cluster import Cluster, eventually
-from cluster.host_gateway import HostGateway
 from cluster.operator_services import service, wait_for
 from cluster.operator_under_test import Operator
 
 OURS = f"{names.LABEL_SERVICE}=chat"
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: Cluster) -> Iterator[Operator]:
-    """One that serves all namespaces."""
-    install_crds(cluster)
-    with HostGateway() as gateway, cluster.kwok_nodes(4), cluster.namespace() as home:
-        operator = Operator(cluster, home, None, gateway)
-        operator.start()
-        yield operator
-        operator.stop_all()
 
 
 def test_a_child_whose_label_was_taken_off_is_seen_again(

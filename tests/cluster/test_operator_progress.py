@@ -19,19 +19,10 @@ CACHE = {"type": "ExistingClaim", "claimName": "weights"}
 GIB = 1 << 30
 
 
-@pytest.fixture
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def operator(cluster: Cluster, namespace: str, gateway: HostGateway) -> Iterator[Operator]:
+@pytest.fixture(scope="module")
+def nodes(cluster: Cluster) -> None:
+    """None that takes pods by itself."""
     install_crds(cluster)
-    operator = Operator(cluster, namespace, namespace, gateway)
-    operator.start()
-    yield operator
-    operator.stop_all()
 
 
 @pytest.fixture
@@ -44,8 +35,9 @@ def node(cluster: Cluster, namespace: str) -> Iterator[str]:
 
 
 def test_bytes_of_a_download_are_told_while_it_runs(
-    cluster: Cluster, namespace: str, gateway: HostGateway, operator: Operator, node: str
+    cluster: Cluster, namespace: str, gateway: HostGateway, local_operator: Operator, node: str
 ) -> None:
+    local_operator.start()
     model = {"source": "example/large", "revision": "main", "cache": CACHE}
     cluster.apply(service(model=model), namespace=namespace)
     fetch = f"{names.LABEL_COMPONENT}=fetch"

@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from baton_operator import names
-from cluster.baton_objects import install_crds
 from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
 from cluster.operator_services import HELD, condition, service, wait_for
 from cluster.operator_under_test import Operator
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-def nodes(cluster: Cluster) -> Iterator[None]:
-    install_crds(cluster)
-    with cluster.kwok_nodes(4):
-        yield
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: Cluster, gateway: HostGateway, nodes: None) -> Iterator[Operator]:
-    """One that serves all namespaces."""
-    with cluster.namespace() as home:
-        operator = Operator(cluster, home, None, gateway)
-        operator.start()
-        yield operator
-        operator.stop_all()
 
 
 def test_a_service_comes_up_and_tells_the_truth(

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(300)
 ROUTES = ("httproutes", "grpcroutes")
 MONITORS = ("podmonitors", "servicemonitors")
 OF_CHAT = f"{names.LABEL_SERVICE}=chat"
-# The operator looks for CRDs every 15 s.
+# The operator looks for CRDs every 3 s.
 NOTICED_S = 60.0
 
 

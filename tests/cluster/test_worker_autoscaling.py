@@ -13,34 +13,14 @@ import pytest
 import yaml
 
 from baton_operator import names
-from cluster.baton_objects import EXAMPLES, Manifest, install_crds
+from cluster.baton_objects import EXAMPLES, Manifest
 from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
 from cluster.metrics_api import MetricsApi
 from cluster.operator_services import service, wait_for
-from cluster.operator_under_test import PATIENT, Operator
 
-# A count that rolls out, beside all that else a busy machine does.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.usefixtures("operator")
 KINDS_NOTICED_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[HostGateway]:
-    with HostGateway() as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operator(cluster: Cluster, gateway: HostGateway) -> Iterator[Operator]:
-    """One that serves all namespaces."""
-    install_crds(cluster)
-    with cluster.kwok_nodes(2), cluster.namespace() as home:
-        operator = Operator(cluster, home, None, gateway)
-        operator.start(**PATIENT)
-        yield operator
-        operator.stop_all()
-        assert operator.forbidden() == []
 
 
 @pytest.fixture(scope="module")

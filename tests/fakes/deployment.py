@@ -22,7 +22,7 @@ MORTAL_WORKER = Path(__file__).parent / "mortal_worker.py"
 FAULTY_WORKER = Path(__file__).parent / "faulty_worker.py"
 
 
-def wait_for(what: str, done: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_for(what: str, done: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Return once `done()`; fails, naming what was waited for, after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not done():

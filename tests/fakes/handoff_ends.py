@@ -91,7 +91,8 @@ def contents(block_bytes: int, number: int) -> np.ndarray:
     """What the blocks of handoff `number` hold."""
     arena = make_arena(BLOCKS, block_bytes)
     fill(arena, range(BLOCKS), number)
-    return arena.view
+    held: np.ndarray = arena.view
+    return held
 
 
 def handoff_id(number: int) -> bytes:

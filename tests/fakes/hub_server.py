@@ -8,9 +8,11 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from fakes.loopback_server import LoopbackServer
 
 COMMIT = "5f0a6ac7d0a5b8e2f6f3d1f0e9c8b7a695847362"
 _API = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/([^/?]+))?")
@@ -36,22 +38,20 @@ class FakeHub:
         # (file, Range header) of each download, and the tokens that were shown.
         self.downloads: list[tuple[str, str | None]] = []
         self.tokens: set[str | None] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = LoopbackServer(_handler(self))
+        self.url = self._server.url
 
     @property
     def num_bytes(self) -> int:
         return sum(len(content) for content in self.files.values())
 
     def __enter__(self) -> FakeHub:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.closed.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.__exit__(*exc)
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
         self.loop.post(lambda: self.loop.prefetch(prefetch))
 
     async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await self.ask(condition):
                 self.news.clear()
                 with contextlib.suppress(TimeoutError):

@@ -72,7 +72,8 @@ class MessageRelay:
 
         self._server: grpc.aio.Server = rpc.server(self._token)
         self.port = rpc.listen(self._server, "127.0.0.1", 0)
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(Servicer(), self._server)
+        add = transfer_pb2_grpc.add_TransferServiceServicer_to_server
+        add(Servicer(), self._server)  # type: ignore[no-untyped-call]
         await self._server.start()
         return self
 
@@ -101,10 +102,13 @@ class MessageRelay:
         return len(held)
 
     async def _relay(
-        self, requests: AsyncIterator[pb.HandoffRequest], context: grpc.aio.ServicerContext
+        self,
+        requests: AsyncIterator[pb.HandoffRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         async with rpc.channel(f"127.0.0.1:{self._target_port}", self._token) as channel:
-            call = transfer_pb2_grpc.TransferServiceStub(channel).Handoff()
+            stub = transfer_pb2_grpc.TransferServiceStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.Handoff()
             there: Outbox = asyncio.Queue()
             back: Outbox = asyncio.Queue()
 

@@ -178,4 +178,5 @@ class _Commands:
         }
 
     def blocks(self, ids: list[int]) -> np.ndarray:
-        return self._worker.arena.view[ids].copy()
+        held: np.ndarray = self._worker.arena.view[ids].copy()
+        return held

@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from baton.core.settings import TransferSettings
 from baton.v1 import common_pb2
@@ -43,12 +44,12 @@ class Pair:
         await self.offer(number)
         await self.until(self.source, "knows", "grants", ("s", number))
 
-    async def until(self, end: EndOf, *question: object) -> None:
+    async def until(self, end: EndOf, command: str, *args: object) -> None:
         for _ in range(6000):
-            if await end.ask(*question):
+            if await end.ask(command, *args):
                 return
             await asyncio.sleep(0.005)
-        raise AssertionError(f"never: {question}")
+        raise AssertionError(f"never: {command} {args}")
 
     async def run(self, number: int) -> None:
         await self.offer(number)
@@ -78,11 +79,11 @@ class Pair:
 
 
 async def start_end(
-    transport: str, name: str, epoch: int, *, digest: str = DIGEST, **settings: object
+    transport: str, name: str, epoch: int, *, digest: str = DIGEST, **settings: Any
 ) -> EndOf:
     """A worker: in this process with `inproc`, else in one of its own."""
     if transport == "inproc":
-        chosen = TransferSettings(**settings)  # type: ignore[arg-type]
+        chosen = TransferSettings(**settings)
         return LocalEnd(await local_end(f"{name}-inproc", epoch, settings=chosen, digest=digest))
     end = RemoteEnd(f"{name}-nixl", epoch, BLOCK_BYTES, NIXL | settings, digest)
     return await end.start()
@@ -102,7 +103,7 @@ async def ref_behind(end: EndOf, relay: MessageRelay) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def pair_of(transport: str, **settings: object) -> AsyncIterator[Pair]:
+async def pair_of(transport: str, **settings: Any) -> AsyncIterator[Pair]:
     """Two workers and the relay between them."""
     source = await start_end(transport, "source", 7, **settings)
     target = await start_end(transport, "target", 9, **settings)

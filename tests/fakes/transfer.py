@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -232,7 +233,11 @@ class FakeWorker:
         )
         codecs = wire_codecs(self.settings, [GROUP], [self.arena])
         self.transport.register([self.arena], codecs)
-        extra = {} if self._clock is None else {"clock": self._clock}
+        extra: dict[str, Any] = {} if self._clock is None else {"clock": self._clock}
+
+        def post(work: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(work)
+
         self.handoffs = Handoffs(
             self.ref,
             self._digest,
@@ -240,7 +245,7 @@ class FakeWorker:
             [self.arena],
             [GROUP],
             self.host,
-            lambda work: loop.call_soon_threadsafe(work),
+            post,
             loop,
             self._token,
             self.settings,
@@ -250,10 +255,11 @@ class FakeWorker:
         handoffs = self.handoffs
 
         class Servicer(transfer_pb2_grpc.TransferServiceServicer):
-            async def Handoff(self, request_iterator, context):
+            async def Handoff(self, request_iterator: Any, context: Any) -> None:
                 await handoffs.serve(request_iterator, context)
 
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(Servicer(), self.server)
+        add = transfer_pb2_grpc.add_TransferServiceServicer_to_server
+        add(Servicer(), self.server)  # type: ignore[no-untyped-call]
         await self.server.start()
         self._ticker = asyncio.create_task(self._tick())
         return self
@@ -272,7 +278,7 @@ class FakeWorker:
         await asyncio.sleep(0)
 
 
-async def until(condition, timeout_s: float = 60.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait until `condition()` holds; how long it takes decides nothing but a failure."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -237,7 +237,7 @@ async def test_deadline_holds_while_no_worker_is_left_and_the_stream_ends_in_an_
             running.url,
             wanted,
             answer=answer,
-            headers="x-request-timeout: 4\r\nconnection: close\r\n",
+            headers="x-request-timeout: 8\r\nconnection: close\r\n",
         )
     )
     while len(answer.tokens.get(0, ())) < 5:

@@ -85,7 +85,8 @@ def indexed(running: Deployment) -> dict[str, float]:
 def served_by_both(running: Deployment, first_seed: int) -> None:
     """A prompt that one process placed is a hit that the other one foresees."""
     met: set[tuple[str, str]] = set()
-    for seed in range(first_seed, first_seed + 60):
+    # The kernel decides who accepts, and need not be fair.
+    for seed in range(first_seed, first_seed + 500):
         before = sum(indexed(running).values())
         asked, holder, _, _ = ask(running, tokens(seed))
         wait_for("its events", lambda n=before: sum(indexed(running).values()) >= n + 20)
@@ -129,7 +130,7 @@ def test_one_index_serves_all_processes_and_a_replaced_one() -> None:
         os.kill(old, signal.SIGKILL)
         wait_for("a replacement", lambda: children(running.gateway.pid) not in ([], [old]))
         wait_for("its workers", lambda: ready(running))
-        served_by_both(running, 100)
+        served_by_both(running, 500)
         assert series(running, "baton_kv_events_total", 'kind="snapshot"')["0"] == NUM_WORKERS
 
 
@@ -141,7 +142,7 @@ def test_killed_reader_takes_its_siblings_and_the_memory_with_it() -> None:
         wait_for("two gateways with workers", lambda: ready(running))
         (child,) = children(running.gateway.pid)
         body = {"model": "baton-tiny", "prompt": tokens(1), "max_tokens": 3000, "stream": True}
-        for _ in range(40):
+        for _ in range(300):
             with CLIENT.stream(
                 "POST",
                 f"{running.url}/v1/completions",

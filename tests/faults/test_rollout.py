@@ -95,9 +95,9 @@ def test_a_rollout_by_weights_and_drains_breaks_no_stream(redis: RedisServer) ->
         statuses: list[int] = []
 
         def post() -> None:
-            body = BODY | {"max_tokens": 600}
+            body = BODY | {"max_tokens": 1200}
             answer = httpx.post(f"{running.url}/v1/completions", json=body, timeout=60)
-            done = answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 600
+            done = answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 1200
             statuses.append(200 if done else answer.status_code)
 
         threads = [threading.Thread(target=post) for _ in range(8)]

@@ -6,10 +6,8 @@ Two addresses of one machine stand for two machines.
 from __future__ import annotations
 
 import asyncio
-import glob
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -18,7 +16,9 @@ import pytest
 
 from baton.cluster.processes import in_session
 from fakes.deployment import Deployment, deployment, wait_for
+from fakes.free_port import free_port
 from fakes.proc_tree import children_of, named
+from fakes.ray_folder import ray_folder
 from fakes.streams import Answer, ask
 from fakes.until import until
 
@@ -31,17 +31,15 @@ LEADER, OTHER = "127.0.0.2", "127.0.0.3"
 @pytest.fixture
 def running() -> Iterator[Deployment]:
     """A gateway. Afterwards nothing of any Ray is left."""
-    folders = set(glob.glob("/tmp/baton-ray-*"))
-    with socket.create_server((LEADER, 0)) as server:
-        port = str(server.getsockname()[1])
-    environment = {
-        "RAY_AUTH_TOKEN": TOKEN,
-        "BATON_CLUSTER__RAY_PORT": port,
-        "BATON_WORKER__DRAIN_GRACE_S": "60",
-    }
-    with deployment("--engine", "mock", environment=environment) as it:
-        yield it
-    assert set(glob.glob("/tmp/baton-ray-*")) == folders
+    with ray_folder() as folder:
+        environment = {
+            "TMPDIR": folder,
+            "RAY_AUTH_TOKEN": TOKEN,
+            "BATON_CLUSTER__RAY_PORT": str(free_port(LEADER)),
+            "BATON_WORKER__DRAIN_GRACE_S": "60",
+        }
+        with deployment("--engine", "mock", environment=environment) as it:
+            yield it
 
 
 class Group:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from baton.core.errors import UnavailableError
 from baton.core.settings import EngineSettings, Settings, WorkerSettings
 from fakes.deployment import Deployment, deployment, wait_for
 from fakes.proc_tree import children_of, named, read
+from fakes.ray_folder import ray_folder
 from fakes.streams import Answer, ask
 from fakes.until import until
 
@@ -34,11 +34,14 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 @pytest.fixture
 def running() -> Iterator[Deployment]:
     """A gateway. Afterwards nothing of any Ray is left."""
-    folders = set(glob.glob("/tmp/baton-ray-*"))
-    environment = {"BATON_WORKER__HEALTH_PORT": "0", "RAY_AUTH_TOKEN": TOKEN}
-    with deployment("--engine", "mock", environment=environment) as it:
-        yield it
-    assert set(glob.glob("/tmp/baton-ray-*")) == folders
+    with ray_folder() as folder:
+        environment = {
+            "TMPDIR": folder,
+            "BATON_WORKER__HEALTH_PORT": "0",
+            "RAY_AUTH_TOKEN": TOKEN,
+        }
+        with deployment("--engine", "mock", environment=environment) as it:
+            yield it
 
 
 class RayWorker:
@@ -108,12 +111,13 @@ async def test_it_serves_drains_and_leaves_nothing(running: Deployment) -> None:
     assert f"RAY_AUTH_TOKEN={TOKEN}" in read(Path(f"/proc/{it.actor}/environ")).split("\0")
     assert "RAY_AUTH_MODE=token" in read(Path(f"/proc/{it.actor}/environ")).split("\0")
     assert listening(it.session) <= {"127.0.0.1", "::1"}
-    stream = it.stream(300)
+    # Five seconds for what is read of it meanwhile.
+    stream = it.stream(500)
     await it.until_running()
     it.process.terminate()
     await asyncio.to_thread(wait_for, "unready", lambda: it.probes() == [200, 200, 503])
     answer = await stream
-    assert (answer.problem, len(answer.tokens[0])) == ("", 300)
+    assert (answer.problem, len(answer.tokens[0])) == ("", 500)
     assert await it.end() == 0, running.log("w0")
 
 

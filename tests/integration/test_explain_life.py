@@ -72,7 +72,8 @@ def test_any_gateway_explains_a_request_phase_by_phase() -> None:
         assert took["prefill"] >= 0.9 * PREFILL_S
         for before, after in pairwise(prompt["phases"]):
             assert before["end_s"] == after["start_s"], "no time is told twice, or not at all"
-        assert took["decode"] >= 19 * 0.004
+        # A gateway that is held up sees the first token late, and the last not.
+        assert took["decode"] > 0
         (attempt,) = prompt["attempts"]
         assert (attempt["prefill"], attempt["decode"]) == ("prefill-0", "decode-0")
         handoff = attempt["handoff"]
@@ -86,27 +87,30 @@ def test_any_gateway_explains_a_request_phase_by_phase() -> None:
 
 
 def test_a_gateway_that_is_told_to_leave_finishes_its_streams() -> None:
-    environment = {"BATON_GATEWAY__UNREADY_WAIT_S": "1.0"}
+    environment = {"BATON_GATEWAY__UNREADY_WAIT_S": "5.0"}
     with deployment(*MOCK, environment=environment) as it:
         # Nobody is needed for a gateway to be sent requests.
         ready = httpx.get(f"{it.url}/ready")
         assert ready.status_code == 200 and "no worker" in ready.json()["shortages"]["baton-tiny"]
         it.start_workers(any_=1)
         assert httpx.get(f"{it.url}/ready").json()["shortages"] == {}
-        wanted = body(stream=True, max_tokens=600)
+        wanted = body(stream=True, max_tokens=600, return_token_ids=True)
         with httpx.stream("POST", f"{it.url}/v1/completions", json=wanted, timeout=30) as stream:
             lines = stream.iter_lines()
-            next(lines)
+            whole = [next(lines)]
             it.gateway.send_signal(signal.SIGTERM)
             told = time.monotonic()
             wait_for(
-                "an unready gateway", lambda: httpx.get(f"{it.url}/ready").status_code == 503, 0.9
+                "an unready gateway", lambda: httpx.get(f"{it.url}/ready").status_code == 503, 4
             )
             # Load balancers may not have noticed yet.
             late = httpx.post(f"{it.url}/v1/completions", json=body(), timeout=30)
             assert late.status_code == 200 and late.headers["connection"] == "close"
-            whole = [line for line in lines if line]
-        assert whole[-1] == "data: [DONE]" and len(whole) > 400
+            whole += [line for line in lines if line]
+        assert whole.pop() == "data: [DONE]"
+        chunks = [json.loads(line.removeprefix("data: ")) for line in whole]
+        tokens = [choice["token_ids"] for chunk in chunks for choice in chunk["choices"]]
+        assert sum(len(ids or ()) for ids in tokens) == 600
         assert it.gateway.wait(30) == 0
-        assert time.monotonic() - told > 1.0
+        assert time.monotonic() - told > 5.0
         del it.processes["gateway"]

@@ -102,7 +102,7 @@ class Gateway:
     async def agrees(self, worker: LoopWorker) -> None:
         """Wait until the index has just the blocks of a worker's device, hash by hash."""
         row, index = self.rows[worker.name], self.reader.exact
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 held = (await worker.ask(worker.engine.cached_hashes))[0]
                 keys = index_keys(held)
@@ -272,11 +272,11 @@ async def test_tiers_are_told_apart_in_deltas_and_snapshots() -> None:
                 return []
             return [int(counts[row]) for counts in (found.device, found.host, found.disk)]
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while seen() != [4, 4, 2]:  # noqa: ASYNC110 - it comes over the network
                 await asyncio.sleep(0.005)
         await front.lose(worker)
         row = await front.add(worker)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while seen() != [4, 4, 2]:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)

@@ -111,7 +111,7 @@ async def compute(worker: LoopWorker, *seeds: int) -> None:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - it comes over the network
             await asyncio.sleep(0.005)
 

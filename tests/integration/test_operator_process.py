@@ -74,9 +74,6 @@ async def started(folder: Path, server: str, **settings: object) -> AsyncIterato
         "key": "0123456789abcdef",
         "metrics_port": 0,
         "health_port": 0,
-        "lease_duration_s": 3,
-        "lease_deadline_s": 2,
-        "lease_retry_s": 0.2,
         **settings,
     }
     env = {
@@ -132,7 +129,11 @@ async def test_a_standby_is_ready_and_ends_at_once(tmp_path: Path) -> None:
 
 async def test_with_the_lease_lost_it_ends_with_another_status(tmp_path: Path) -> None:
     api = KubeApi()
-    async with served(api) as configuration, started(tmp_path, configuration.host) as operator:
+    soon = {"lease_duration_s": 3, "lease_deadline_s": 2, "lease_retry_s": 0.2}
+    async with (
+        served(api) as configuration,
+        started(tmp_path, configuration.host, **soon) as operator,
+    ):
         await operator.told("lease_acquired")
         api.refuse = lambda method, path: (500, "InternalError")
         assert await operator.ended() == 1

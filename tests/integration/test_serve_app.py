@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from baton.cluster.processes import in_session, kill_session
+from fakes.free_port import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -24,8 +24,7 @@ WAIT_S = 120.0
 
 
 def test_serve_runs_the_gateway_and_its_workers() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     # Ray's sockets live in its folder, and pytest's is too deep for them.
     with tempfile.TemporaryDirectory(prefix="bs-", dir="/tmp") as folder:
         config = Path(folder) / "serve.yaml"

@@ -12,6 +12,7 @@ from baton.store.base import Store
 from baton.store.embedded import EmbeddedStore
 from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
+from fakes.free_port import free_port
 
 TOKEN = "deployment-token"
 
@@ -24,7 +25,7 @@ class EmbeddedBackend:
         token: str = TOKEN,
         file: Path | None = None,
     ) -> None:
-        self.port = 0
+        self.port = free_port()
         self._token = token
         self._file = file
         self._clock = clock

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
+
+from fakes.free_port import free_port
 
 START_S = 30.0
 
@@ -212,10 +213,3 @@ class SentinelServers:
         for process in (*self.sentinels, self.replica, self.primary):
             process.stop()
         self._folder.cleanup()
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import time
 
+from fakes.free_port import free_port
+
 
 class RedisServer:
     """`redis-server` on 127.0.0.1; `stop` ends the process that `start` began."""
 
     def __init__(self, password: str = "") -> None:
         self.password = password
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,9 +53,3 @@ class RedisServer:
     def freeze(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

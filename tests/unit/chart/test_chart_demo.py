@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import os
 import subprocess
 import sys
-import threading
+from typing import Any
 
 import pytest
 
 from baton_operator import names
 from baton_operator.types.model_service import ModelService
+from fakes.loopback_server import LoopbackServer, json_handler
 from unit.chart.rendering import Chart, environment
 
 pytestmark = pytest.mark.helm
@@ -62,23 +61,6 @@ def test_chat_should_go_to_the_service_of_the_demo(chart: Chart) -> None:
     assert url == f"http://{names.gateway('mine')}.ns.svc:{names.GATEWAY_HTTP_PORT}"
 
 
-class _Gateway(http.server.BaseHTTPRequestHandler):
-    answers: list[tuple[int, object]]
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        assert (self.path, asked["model"]) == ("/v1/chat/completions", "baton-tiny")
-        status, answer = self.answers.pop(0)
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing to say."""
-
-
 def _said(text: str, tokens: int) -> object:
     message = {"role": "assistant", "content": text}
     return {"choices": [{"message": message}], "usage": {"completion_tokens": tokens}}
@@ -96,19 +78,19 @@ def test_chat_should_wait_for_the_service_and_fail_without_an_answer(
     chart: Chart, answers: list[tuple[int, object]], status: int
 ) -> None:
     command = chart.get("Pod", TEST, ON)["spec"]["containers"][0]
-    handler = type("Handler", (_Gateway,), {"answers": list(answers)})
-    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            done = subprocess.run(
-                [sys.executable, *command["command"][1:], *command["args"]],
-                env={**os.environ, "URL": f"http://127.0.0.1:{server.server_port}"},
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-        finally:
-            server.shutdown()
-            thread.join()
+    rest = iter(answers)
+
+    def answer(method: str, path: str, asked: Any) -> tuple[int, object]:
+        assert (method, path) == ("POST", "/v1/chat/completions")
+        assert asked["model"] == "baton-tiny"
+        return next(rest)
+
+    with LoopbackServer(json_handler(answer)) as server:
+        done = subprocess.run(
+            [sys.executable, *command["command"][1:], *command["args"]],
+            env={**os.environ, "URL": server.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == status, done.stdout + done.stderr

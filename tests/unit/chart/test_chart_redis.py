@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from baton_operator import names
+from fakes.free_port import free_port
 from unit.chart.rendering import CHART, Chart
 
 pytestmark = pytest.mark.helm
@@ -103,9 +103,7 @@ def test_redis_should_keep_users_and_data_over_a_restart_and_refuse_strangers(
     data, config = tmp_path / "data", tmp_path / "config"
     data.mkdir()
     config.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for name, text in chart.get("ConfigMap", NAME)["data"].items():
         moved = text.replace("/data", str(data)).replace("/etc/redis", str(config))
         (config / name).write_text(moved.replace("port 6379", f"bind 127.0.0.1\nport {port}"))

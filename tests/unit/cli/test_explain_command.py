@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,6 +16,7 @@ from typer.testing import CliRunner
 
 from baton.cli.main import app
 from baton.cli.timeline import bar, print_record
+from fakes.loopback_server import LoopbackServer, json_handler
 
 ID = "chatcmpl-1"
 CANDIDATE = {"chosen": False, "score": 2.5, "cached_tokens": 16, "terms": {"prefill_queue": 2.5}}
@@ -102,27 +101,17 @@ RECORD: dict[str, Any] = {
 }
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        name = unquote(self.path.removeprefix("/v1/baton/requests/"))
-        found = name in (ID, "mine/1")
-        error = {"message": "No request is known.", "type": "x", "param": None, "code": "not_found"}
-        self.send_response(200 if found else 404)
-        self.end_headers()
-        self.wfile.write(json.dumps(RECORD if found else {"error": error}).encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
+def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+    if unquote(path.removeprefix("/v1/baton/requests/")) in (ID, "mine/1"):
+        return 200, RECORD
+    error = {"message": "No request is known.", "type": "x", "param": None, "code": "not_found"}
+    return 404, {"error": error}
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with LoopbackServer(json_handler(answer)) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("name", [ID, "mine/1"])

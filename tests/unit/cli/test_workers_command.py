@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from baton.cli.gateway_link import own_url
 from baton.cli.main import app
 from baton.cli.workers import load_cells, print_table
 from baton.core.settings import GatewaySettings
+from fakes.loopback_server import LoopbackServer, json_handler
 
 WORKER: dict[str, Any] = {
     "id": "decode-0",
@@ -46,25 +45,15 @@ class Terminal(io.StringIO):
         return True
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        found = self.path == "/v1/baton/workers"
-        self.send_response(200 if found else 404)
-        self.end_headers()
-        self.wfile.write(json.dumps({"object": "list", "data": [WORKER]}).encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
+def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+    found = path == "/v1/baton/workers"
+    return 200 if found else 404, {"object": "list", "data": [WORKER]}
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with LoopbackServer(json_handler(answer)) as server:
+        yield server.url
 
 
 def test_the_table_has_a_line_per_worker_and_the_reason(url: str) -> None:

@@ -49,6 +49,9 @@ async def test_another_deployments_token_is_refused(
     # A watch tries on, and says so once.
     async with watching(store, "") as watch:
         task = asyncio.create_task(watch.next())
+        while not logged(caplog):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        # Time for more tries.
         await asyncio.sleep(0.3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -180,15 +180,21 @@ async def test_a_dead_holder_is_replaced_at_once(backend: EmbeddedBackend) -> No
     await asyncio.to_thread(keeper.stop)
 
 
-async def test_a_silent_holders_lease_is_waited_out(
-    backend: EmbeddedBackend, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = backend.open()
-    await store.put(KEY, b"other", 0.1)
-    keeper = _keeper(backend.url, others=Others(Holder.SILENT))
-    assert await asyncio.to_thread(keeper.start) is None
+async def test_a_silent_holders_lease_is_waited_out(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    backend = EmbeddedBackend(clock=clock)
+    await backend.start()
+    store, others = backend.open(), Others(Holder.SILENT)
+    await store.put(KEY, b"other", 10)
+    keeper = _keeper(backend.url, others=others)
+    starting = asyncio.create_task(asyncio.to_thread(keeper.start))
+    while len(others.seen) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    clock.advance(11)
+    assert await starting is None
     assert await store.get(KEY) == b"lease"
     await asyncio.to_thread(keeper.stop)
+    await backend.close()
     assert logged(caplog).count("lease_held") == 1
 
 

@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 
 from baton.core.errors import ConfigError
 from baton.telemetry import rpc
+from fakes.free_port import free_port
 
 TOKEN = "a-token"
 METHODS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -225,9 +226,7 @@ async def test_an_address_of_another_machine_is_refused_by_name(host: str) -> No
 
 
 async def test_a_refused_connection_fails_at_once_and_a_later_server_is_found() -> None:
-    with socket.socket() as reserve:
-        reserve.bind(("127.0.0.1", 0))
-        port = reserve.getsockname()[1]
+    port = free_port()
     async with rpc.channel(f"127.0.0.1:{port}", TOKEN) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await _ask(channel, "unary_unary")

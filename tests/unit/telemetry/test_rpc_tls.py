@@ -84,7 +84,7 @@ async def served() -> AsyncIterator[Counted]:
 
 
 async def echo(channel: Any, **kw: Any) -> bytes:
-    answer: bytes = await channel.unary_unary("/x/echo")(b"hi", timeout=5, **kw)
+    answer: bytes = await channel.unary_unary("/x/echo")(b"hi", timeout=60, **kw)
     return answer
 
 

@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from baton.core.errors import ConfigError
+from baton.telemetry.small_http import MAX_CALLERS
 from baton.worker.health import Heartbeat, Vitals
-from baton.worker.health_server import MAX_CALLERS, HealthServer
+from baton.worker.health_server import HealthServer
 from baton.worker.lifecycle import WorkerState
 from baton.worker.start_progress import Progress, Stage
 
@@ -96,7 +97,7 @@ def test_metrics_that_break_are_an_error_and_leave_the_probes_alone(
 
     monkeypatch.setattr(served.server, "_vitals", broken)
     status, text = served.get("/livez")
-    assert (status, text) == (500, "RuntimeError: see the worker's log\n")
+    assert (status, text) == (500, "RuntimeError: see the log of this process\n")
     assert "boom" in caplog.text
     assert served.get("/metrics")[0] == 200
 

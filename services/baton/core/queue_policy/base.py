@@ -36,3 +36,12 @@ class QueuePolicy(Protocol[T]):
 
     def __iter__(self) -> Iterator[T]:
         """All items in the order of service. The queue must not change meanwhile."""
+
+
+def pop_next(queue: QueuePolicy[T]) -> T:
+    """`pop` of a queue that looks and takes out: raises IndexError when it is empty."""
+    item = queue.peek()
+    if item is None:
+        raise IndexError("pop from an empty queue")
+    queue.remove(item)
+    return item

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
-from baton.core.queue_policy.base import QueuePolicy
+from baton.core.queue_policy.base import QueuePolicy, pop_next
 
 T = TypeVar("T", bound=Hashable)
 Q = TypeVar("Q", bound=QueuePolicy[Any])
@@ -67,11 +67,7 @@ class Priority(Generic[T, Q]):
         return None if head is None else head[1]
 
     def pop(self) -> T:
-        item = self.peek()
-        if item is None:
-            raise IndexError("pop from an empty queue")
-        self.remove(item)
-        return item
+        return pop_next(self)
 
     def remove(self, item: T) -> bool:
         queue = self._queues.get(self._class_of(item))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
+from baton.core.queue_policy.base import pop_next
 from baton.core.queue_policy.fcfs import Fcfs
 
 T = TypeVar("T", bound=Hashable)
@@ -51,11 +52,7 @@ class ShortestFirst(Generic[T]):
         return next(iter(self), None)
 
     def pop(self) -> T:
-        item = self.peek()
-        if item is None:
-            raise IndexError("pop from an empty queue")
-        self.remove(item)
-        return item
+        return pop_next(self)
 
     def remove(self, item: T) -> bool:
         if self._returned.remove(item):

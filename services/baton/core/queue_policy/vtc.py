@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
+from baton.core.queue_policy.base import pop_next
 from baton.core.queue_policy.fcfs import Fcfs
 
 T = TypeVar("T", bound=Hashable)
@@ -141,11 +142,7 @@ class Vtc(Generic[T]):
         return None if tenant is None else next(iter(tenant.items))
 
     def pop(self) -> T:
-        item = self.peek()
-        if item is None:
-            raise IndexError("pop from an empty queue")
-        self.remove(item)
-        return item
+        return pop_next(self)
 
     def remove(self, item: T) -> bool:
         if self._returned.remove(item):
