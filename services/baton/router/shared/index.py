@@ -27,7 +27,8 @@ from baton.router.shared.sets import SharedSets
 
 T = TypeVar("T")
 
-_STATE, _DIRECTORY, _KEYS, _VALUES, _SPANS, _ARENA = range(6)
+_STATE, _DIRECTORY, _KEYS, _VALUES, _SPANS = range(5)
+_ARENAS: Final = (5, 6)
 # Words of the state: the table's shape, how many rows the directory has and how often it changed,
 # sets that have died, and moves of members.
 _SHAPE, _NUM_ROWS, _DIRECTORY_VERSION, _RELEASED, _MOVES = range(5)
@@ -41,7 +42,8 @@ _LEAST_BUCKETS: Final = 2**22
 _LEAST_ROWS: Final = 2**10
 # A set's id is another set's after so many others have died; no lookup takes so long.
 _UNUSED_IDS: Final = 2**14
-# Looks at keys that were moved meanwhile, and lookups in whose time workers or too many sets went.
+# Looks at keys that were moved meanwhile, and lookups in whose time a row became another worker's
+# or too many sets went.
 _MAX_LOOKS: Final = 16
 _MAX_TRIES: Final = 4
 
@@ -95,7 +97,7 @@ class IndexWriter:
         arrays = _SharedArrays(file, self._state, writable=True)
         table = KeyTable(arrays)
         arrays.show(table.shape)
-        self._members = SharedSets(file, _SPANS, _ARENA, self._moves(), writable=True)
+        self._members = SharedSets(file, _SPANS, _ARENAS, self._moves(), writable=True)
         self._sets = HolderSets(TIER_OF_LEVEL, self._put, _UNUSED_IDS)
         # The same index, for what only the writer asks of it.
         self.index = PrefixIndex(table=table, sets=self._sets)
@@ -163,10 +165,12 @@ class IndexView:
         )
         self._table = KeyTable(_SharedArrays(file, state, writable=False))
         moves = state[_MOVES : _MOVES + 1]
-        self._sets = SharedSets(file, _SPANS, _ARENA, moves, writable=False)
+        self._sets = SharedSets(file, _SPANS, _ARENAS, moves, writable=False)
         self._tiers = np.array(TIER_OF_LEVEL, np.uint8)
         self._rows: dict[WorkerKey, int] = {}
-        # Row here of each of the writer's, -1 without; as of this version of the directory.
+        # Whose each of the writer's rows is, and its row here, -1 without; as of this version of
+        # the directory.
+        self._workers = np.zeros(0, np.uint64)
         self._row_of = np.zeros(0, np.intp)
         self._directory_version = -1
         # Set to its life and best tiers.
@@ -189,7 +193,7 @@ class IndexView:
         return self._rows.keys() <= set(entries[entries[:, _SYNCED] != 0, _WORKER].tolist())
 
     def read(self, num_rows: int, look: Callable[[], T]) -> T | None:
-        """What `look` finds; None when workers come and go too fast.
+        """What `look` finds; None when rows or ids become others' in the time of each look.
 
         In `look` only, `set_ids` and `best_tiers` may be asked. `num_rows` is above all rows here.
         """
@@ -198,11 +202,10 @@ class IndexView:
             num_released = int(state[_RELEASED])
             self._learn_rows(num_rows)
             seen = look()
-            if state[_RELEASED] - num_released < _UNUSED_IDS:
-                if state[_DIRECTORY_VERSION] == self._directory_version:
-                    return seen
-            else:
+            if state[_RELEASED] - num_released >= _UNUSED_IDS:
                 self._best.clear()
+            elif state[_DIRECTORY_VERSION] == self._directory_version or self._rows_stayed():
+                return seen
         return None
 
     def set_ids(self, keys: IndexKeys) -> SetIds:
@@ -251,9 +254,18 @@ class IndexView:
         version = int(self._state[_DIRECTORY_VERSION])
         if version != self._directory_version or num_rows != self._num_rows:
             self._best.clear()
-            here = [self._rows.get(worker, -1) for worker in self._entries()[:, _WORKER].tolist()]
+            self._workers = self._entries()[:, _WORKER].copy()
+            here = [self._rows.get(worker, -1) for worker in self._workers.tolist()]
             self._row_of = np.array([*here, -1], np.intp)
             self._directory_version, self._num_rows = version, num_rows
+
+    def _rows_stayed(self) -> bool:
+        """No row that was seen as one of ours is another worker's. One that left may have it yet:
+        what was seen was so before.
+        """
+        now = self._entries()[: len(self._workers), _WORKER]
+        stayed = (now == self._workers) | (now == 0)
+        return bool(stayed[self._row_of[:-1] >= 0].all())
 
     def _entries(self) -> npt.NDArray[Any]:
         num_rows = int(self._state[_NUM_ROWS])

@@ -1,13 +1,13 @@
 """The members of holder sets, written by one process and read by others.
 
 A set's members never change; its id is another set's only long after it has died (`HolderSets`), so
-who has seen the id at a block has time to read them. They may be moved: a count that is odd
-meanwhile tells that.
+who has seen the id at a block has time to read them. When they are moved together, they are copied
+from one arena to another one, and what they left stays there until the next move: a writer that is
+held up amid a move keeps no reader waiting.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 import numpy as np
@@ -16,13 +16,18 @@ import numpy.typing as npt
 from baton.router.shared.barrier import barrier
 from baton.router.shared.memory import SharedArray, SharedFile
 
-# Columns of a set's span in the arena of members, in uint32s, and how many sets had its id.
-_START, _LENGTH, _LIFE = range(3)
+# Columns of a set: where its members are, and how many sets had its id.
+_SPAN, _LIFE = range(2)
+# Of a span, which is one word and so never seen half written: the length in the low bits, then the
+# start in its arena, in uint32s; the highest bit says which arena.
+_LENGTH_BITS: Final = 24
+_ARENA_BIT: Final = 63
+_LENGTH_MASK: Final = 2**_LENGTH_BITS - 1
+_START_MASK: Final = 2 ** (_ARENA_BIT - _LENGTH_BITS) - 1
 _LEAST_SETS: Final = 2**12
 _LEAST_MEMBERS: Final = 2**16
-# Looks at members that are being moved, and pauses in between.
-_MAX_LOOKS: Final = 20
-_LOOK_S: Final = 1e-4
+# Looks at members that are moved again at every look.
+_MAX_LOOKS: Final = 16
 
 
 class SharedSets:
@@ -32,70 +37,77 @@ class SharedSets:
         self,
         file: SharedFile,
         spans: int,
-        arena: int,
+        arenas: tuple[int, int],
         moves: npt.NDArray[np.int64],
         *,
         writable: bool,
     ) -> None:
-        """`spans` and `arena` are regions; `moves`, `[1]`, is where moves are counted."""
+        """`spans` and `arenas` are regions; `moves`, `[1]`, is where moves are counted."""
         self._moves = moves
-        # [sets, 3], by id
-        self._spans = SharedArray(
-            file, spans, np.uint64, (3,), least=_LEAST_SETS, writable=writable
-        )
-        self._arena = SharedArray(file, arena, np.uint32, least=_LEAST_MEMBERS, writable=writable)
+        # [sets, 2], by id
+        self._sets = SharedArray(file, spans, np.uint64, (2,), least=_LEAST_SETS, writable=writable)
+        self._arenas = [
+            SharedArray(file, arena, np.uint32, least=_LEAST_MEMBERS, writable=writable)
+            for arena in arenas
+        ]
         self._num_sets = 0
-        # Of the arena: what was given out, and what of it belongs to a set.
+        # Of the arena that is written to: what was given out, and what of it belongs to a set.
         self._end = 0
         self._num_members = 0
 
     def put(self, set_id: int, raw: bytes) -> None:
         """This id is of a set with these members (uint32) from now on."""
         members = np.frombuffer(raw, np.uint32)
-        spans = self._spans.reserve(set_id + 1)
+        entry = self._sets.reserve(set_id + 1)[set_id]
         self._num_sets = max(self._num_sets, set_id + 1)
-        span = spans[set_id]
-        self._num_members -= int(span[_LENGTH])
-        span[_LENGTH] = 0
-        if self._end + len(members) > len(self._arena.rows):
-            self._make_room(len(members))
-        self._arena.rows[self._end : self._end + len(members)] = members
-        span[_START] = self._end
-        span[_LENGTH] = len(members)
-        span[_LIFE] += np.uint64(1)
-        self._end += len(members)
+        self._num_members -= int(entry[_SPAN]) & _LENGTH_MASK
+        entry[_SPAN] = 0
+        if self._end + len(members) > len(self._arenas[self._newest].rows):
+            self._move_together(len(members))
+        start, self._end = self._end, self._end + len(members)
+        self._arenas[self._newest].rows[start : self._end] = members
+        entry[_SPAN] = self._newest << _ARENA_BIT | start << _LENGTH_BITS | len(members)
+        entry[_LIFE] += np.uint64(1)
         self._num_members += len(members)
         barrier()
 
     def life(self, set_id: int) -> int:
         """Of the set that has this id now."""
-        return int(self._spans.reserve(set_id + 1)[set_id, _LIFE])
+        return int(self._sets.reserve(set_id + 1)[set_id, _LIFE])
 
     def members(self, set_id: int) -> npt.NDArray[np.uint32] | None:
-        """Sorted holders; None when they were being moved all the time."""
+        """Sorted holders; None when they were moved at every look."""
         for _ in range(_MAX_LOOKS):
-            num_moves = int(self._moves[0])
-            if not num_moves & 1:
-                start, length, _ = self._spans.reserve(set_id + 1)[set_id].tolist()
-                arena = self._arena.reserve(start + length)
-                members: npt.NDArray[np.uint32] = arena[start : start + length].copy()
-                if num_moves == self._moves[0]:
-                    return members
-            time.sleep(_LOOK_S)
+            num_moves = self._moves[0]
+            span = int(self._sets.reserve(set_id + 1)[set_id, _SPAN])
+            start = span >> _LENGTH_BITS & _START_MASK
+            end = start + (span & _LENGTH_MASK)
+            arena = self._arenas[span >> _ARENA_BIT].reserve(end)
+            members: npt.NDArray[np.uint32] = arena[start:end].copy()
+            # The next move writes where the last one took its members from.
+            if num_moves == self._moves[0]:
+                return members
         return None
 
-    def _make_room(self, num_new: int) -> None:
-        """Move what belongs to sets together; have at least twice what is needed."""
-        spans = self._spans.rows[: self._num_sets]
-        starts, lengths = spans[:, _START].astype(np.int64), spans[:, _LENGTH].astype(np.int64)
+    @property
+    def _newest(self) -> int:
+        """The arena that the last move filled."""
+        return int(self._moves[0]) & 1
+
+    def _move_together(self, num_new: int) -> None:
+        """Copy what belongs to sets into the other arena, of at least twice what is needed."""
+        spans = self._sets.rows[: self._num_sets, _SPAN]
+        lengths = spans & np.uint64(_LENGTH_MASK)
+        starts = spans >> np.uint64(_LENGTH_BITS) & np.uint64(_START_MASK)
         moved_to = np.cumsum(lengths) - lengths
-        come_from = np.arange(self._num_members) + np.repeat(starts - moved_to, lengths)
-        arena = self._arena.rows
+        counts, shifts = lengths.astype(np.intp), (starts - moved_to).view(np.int64)
+        come_from = np.arange(self._num_members) + np.repeat(shifts, counts)
+        old = self._arenas[self._newest].rows
         self._moves += 1
         barrier()
-        arena[: self._num_members] = arena[come_from]
-        spans[:, _START] = moved_to
+        new = self._arenas[self._newest].reserve(2 * (self._num_members + num_new))
+        new[: self._num_members] = old[come_from]
         barrier()
-        self._moves += 1
+        arena = np.uint64(self._newest << _ARENA_BIT)
+        spans[:] = arena | moved_to << np.uint64(_LENGTH_BITS) | lengths
         self._end = self._num_members
-        self._arena.reserve(2 * (self._num_members + num_new))

@@ -20,6 +20,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from baton.core.block_hash import IndexKeys
+from baton.router.holder_sets import ABSENT
 from baton.router.key_table import KeyTable
 from baton.router.prefix_index import IndexTier, Overlap, PrefixIndex
 from baton.router.shared.index import IndexView, IndexWriter, worker_key
@@ -215,6 +216,46 @@ def test_lookup_in_whose_time_the_table_changed_still_finds_what_stays(
     monkeypatch.setattr(KeyTable, "find", find_late)
     while num_changes < 30:
         assert shared.match(keys)[0] == (400, 0, 0)
+
+
+def test_answer_stands_while_other_workers_come_and_go() -> None:
+    shared = Shared(3)
+    keys = keys_of(range(4))
+    shared.writer.store(0, DEVICE, keys)
+    shared.writer.store(1, HOST, keys)
+    num_looks = 0
+
+    def look() -> tuple[int, int]:
+        nonlocal num_looks
+        num_looks += 1
+        found = shared.view.best_tiers(int(shared.view.set_ids(keys)[0]))
+        shared.writer.drop_worker(1)
+        shared.writer.remove_worker(2)
+        shared.writer.add_worker(3, worker_key("new", 1))
+        return int(found[shared.here[0]]), int(found[shared.here[1]])
+
+    assert shared.view.read(5, look) == (DEVICE, HOST)
+    assert num_looks == 1
+
+
+def test_lookup_is_done_again_when_a_row_became_another_workers() -> None:
+    shared = Shared(3)
+    keys = keys_of(range(4))
+    shared.writer.store(0, DEVICE, keys)
+    seen: list[int] = []
+
+    def look() -> int:
+        if not seen:
+            shared.writer.remove_worker(1)
+            shared.writer.add_worker(1, worker_key("new", 1))
+            shared.writer.store(1, DEVICE, keys)
+        found = shared.view.best_tiers(int(shared.view.set_ids(keys)[0]))
+        seen.append(int(found[shared.here[1]]))
+        return seen[-1]
+
+    # The first look took the new worker's blocks for those of the one that left.
+    assert shared.view.read(3, look) == ABSENT
+    assert seen == [DEVICE, ABSENT]
 
 
 def test_lookup_that_took_longer_than_ids_stay_unused_is_done_again(
