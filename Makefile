@@ -47,7 +47,7 @@ test-integration: ## tests over real processes: Ray, NIXL, Redis
 
 test-faults: ## what takes minutes: kills, freezes, drains, Redis variants, fuzz, a short chaos and soak
 	@$(SETUP)
-	@$(BIN)/pytest tests/faults -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest tests/faults $(ARGS)
 
 test-gpu: ## tests that need a CUDA device
 	@$(SETUP)

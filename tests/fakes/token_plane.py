@@ -105,7 +105,7 @@ class TokenPlane:
         return worker
 
     def up(self) -> list[str]:
-        return [w["id"] for w in self.fleet.workers() if w["state"] == "ready"]
+        return [w["id"] for w in self.fleet.workers() if w["state"] in ("ready", "foreign")]
 
     def state(self, worker: FakeWorker) -> str | None:
         states = {w["id"]: w["state"] for w in self.fleet.workers()}

@@ -114,15 +114,17 @@ def tokenizer_identity(folder: str | os.PathLike[str]) -> str:
     document = _object(Path(folder) / "tokenizer.json")
     model, added = document.get("model"), document.get("added_tokens")
     vocab = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocab, list):  # of Unigram: (text, score), in the order of their ids
-        vocab = [item[0] if isinstance(item, list) and item else item for item in vocab]
-    texts = [
-        (token.get("id"), token.get("content"))
-        for token in (added if isinstance(added, list) else ())
-        if isinstance(token, dict)
-    ]
-    h = hashlib.blake2b(_canonical([vocab, sorted(texts, key=str)]), digest_size=16)
-    return h.hexdigest()
+    texts: dict[str, Any] = {}
+    if isinstance(vocab, dict):
+        texts = {str(number): text for text, number in vocab.items()}
+    elif isinstance(vocab, list):  # of Unigram: (text, score), in the order of their ids
+        pieces = (item[0] if isinstance(item, list) and item else item for item in vocab)
+        texts = {str(number): text for number, text in enumerate(pieces)}
+    for token in added if isinstance(added, list) else ():
+        # The vocabulary may have it already: then it was only marked as special.
+        if isinstance(token, dict):
+            texts[str(token.get("id"))] = token.get("content")
+    return hashlib.blake2b(_canonical(sorted(texts.items())), digest_size=16).hexdigest()
 
 
 def config(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Simulated workers behind the real router: pool, index, policy and selection on virtual time.
 
 What the gateway's shell does is done here without its sessions: requests wait in order of arrival
-until a worker has room, a placement is booked and its blocks are predicted, workers' reports and
-KV events come at the end of each pass. Messages take no time.
+until a worker has room, a placement is booked and its blocks are predicted, workers' reports come
+at the end of each pass, KV events are known at once. Messages take no time.
 """
 
 from __future__ import annotations

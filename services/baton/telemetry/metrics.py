@@ -43,8 +43,8 @@ class Metrics:
     gateway.tenant_weights names, or "other"; `reason` of a rejection is queue_full, displaced (by
     one with more right to the room), deadline or objective (predicted on arrival to miss it), late
     (predicted when its turn came) or expired; `limit` is requests, tokens, concurrent_requests or
-    budget; `api` is chat, completions, generate, ...; `code` is "ok" or
-    an error's code; `state` of workers is ready, draining or lost; `state` of blocks is free,
+    budget; `api` is chat, completions, generate, ...; `code` is "ok" or an error's code; `state` of
+    workers is ready, draining, foreign (of another tokenizer) or lost; `state` of blocks is free,
     cached, reserved, quarantined or pinned (cached ones are counted as free too, and pinned ones
     are in any state but quarantined); `reason` of a retry is the code of the error that ended the
     attempt; `outcome` of a handoff is accepted, failed or skipped (the decode worker computed the

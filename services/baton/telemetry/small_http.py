@@ -78,7 +78,12 @@ class SmallHttpServer(ThreadingHTTPServer):
         if not self._callers.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            # No thread could be started, which would have released it.
+            self._callers.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

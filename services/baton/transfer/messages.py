@@ -79,7 +79,8 @@ def _check_blocks(sequence: transfer_pb2.OfferedSequence, num_blocks: Sequence[i
     if len(named) != len(num_blocks):
         raise InvalidRequestError("a sequence must name its blocks in every group")
     for blocks, count in zip(named, num_blocks, strict=True):
-        if blocks.index and blocks.index[:] != list(range(count)):
+        index = blocks.index
+        if index and (len(index) != count or index[:] != list(range(count))):
             raise UnsupportedError("choices with blocks of their own cannot be handed over yet")
 
 

@@ -204,8 +204,9 @@ def test_tokenizer_identity_says_what_each_id_stands_for(folder: Path) -> None:
     plain, end = of({"a": 0, "b": 1}), [{"id": 2, "content": "</s>", "special": True}]
     # Written anew, or encoding another way: every id still stands for the same.
     assert of({"b": 1, "a": 0}, merges=[], ignore_merges=False) == plain
-    assert of([["a", -1.0], ["b", -2.0]]) == of([["a", -3.0], ["b", -2.0]])
-    others = [of({"a": 1, "b": 0}), of({"a": 0}), of({"a": 0, "b": 1}, end), of([["a", 0.0]])]
+    assert of({"a": 0, "b": 1}, [{"id": 1, "content": "b", "special": True}]) == plain
+    assert of([["a", -1.0], ["b", -2.0]]) == plain == of([["a", -3.0], ["b", -2.0]])
+    others = [of({"a": 1, "b": 0}), of({"a": 0}), of({"a": 0, "b": 1}, end), of([["b", 0.0]])]
     assert len({plain, *others}) == 5
 
 

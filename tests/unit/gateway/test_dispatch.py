@@ -72,6 +72,14 @@ async def test_answer_of_one_token_needs_no_target() -> None:
         await plane.until(lambda: decode.sessions.num_slots == prefill.sessions.num_slots == 0)
 
 
+async def test_answer_of_one_token_says_what_was_cached() -> None:
+    """The frame that brings the token, and with it the end, says so beside it."""
+    async with TokenPlane(FakeWorker("w")) as plane:
+        sink, _ = plane.submit(make_request(max_tokens=1))
+        assert await sink.end() is None
+        assert sink.cached == [10]
+
+
 async def test_stop_by_the_sink_frees_the_worker() -> None:
     async with TokenPlane(FakeWorker("a")) as plane:
         sink, _ = plane.submit(make_request(max_tokens=100_000), RecordingSink({0: 5}))

@@ -30,7 +30,10 @@ async def test_nor_is_one_asked_when_there_is_no_other() -> None:
     async with TokenPlane(worker("new", "t2"), tokenizer="t1") as plane:
         sink, _ = plane.submit(seed=1)
         assert plane.num_waiting == 1 and not plane.fleet.is_ready("fake")
-        assert "1 of another tokenizer not counted" in plane.fleet.shortage("fake")
+        told = "no worker for model 'fake' takes requests: 1 of another tokenizer"
+        assert plane.fleet.shortage("fake") == told
+        assert plane.fleet.shortage("other") == "no worker for model 'other' has registered"
+        assert [row["state"] for row in plane.fleet.workers()] == ["foreign"]
         await plane.add(worker("old", "t1"))
         assert await sink.end() is None
 

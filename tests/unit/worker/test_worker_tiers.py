@@ -118,4 +118,5 @@ def test_totals_grow_by_what_is_new_and_a_new_life_counts_from_zero() -> None:
 
 def _view(epoch: int, report: session_pb2.Load) -> WorkerView:
     lease = common_pb2.WorkerLease(worker=common_pb2.WorkerRef(worker_id="w", epoch=epoch))
-    return WorkerView(lease, report, has_session=True, is_up=True, was_up=True, reason="")
+    up = {"has_session": True, "is_up": True, "was_up": True}
+    return WorkerView(lease, report, **up, is_foreign=False, reason="")

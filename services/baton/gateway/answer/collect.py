@@ -40,8 +40,9 @@ class Collected(Answer):
 
     @property
     def stream_interval(self) -> int:
-        # A stop string is found here: the sooner, the fewer tokens are generated behind it.
-        return 1 if self._has_stops else _GATHERED
+        # A stop string is found here: the sooner, the fewer tokens are generated behind it. Log
+        # probabilities take so long to read that many tokens of them would hold up other streams.
+        return 1 if self._has_stops or self.head.logprobs else _GATHERED
 
     def on_token(
         self,
@@ -50,7 +51,7 @@ class Collected(Answer):
         logprobs: TokenLogprobs | None,
         finish: FinishReason | None,
     ) -> None:
-        self.metrics.token(output, is_alone=self._has_stops)
+        self.metrics.token(output, is_alone=self.stream_interval == 1)
         if self._details:
             output.records.append(TokenRecord(token, logprobs, output.num_chars))
         if text := output.push(token, finish):

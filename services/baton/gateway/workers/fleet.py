@@ -55,7 +55,9 @@ class Known:
         self.load: session_pb2.Load | None = None
         # It has reported what cannot be; that is told once.
         self.is_doubted = False
-        # Why it is not up.
+        # Its token ids stand for other texts than the gateway's: it gets no request.
+        self.is_foreign = False
+        # Why it is not up, or gets no request.
         self.reason = ""
         self.backoff_s = FIRST_BACKOFF_S
         self.retry: asyncio.TimerHandle | None = None
@@ -153,11 +155,10 @@ class Fleet:
     def shortage(self, model: str) -> str:
         """Why a request for this model waits, for people."""
         if model in self.models_seen:
-            reason = shortage(self.pool, model)
+            known = self._by_row.items()
+            reason = shortage(self.pool, model, [row for row, one in known if one.is_foreign])
         else:
             reason = f"no worker for model {model!r} has registered"
-        if foreign := sum(known.reason == FOREIGN for known in self._known.values()):
-            reason += f", {foreign} of another tokenizer not counted"
         problem = self._store_problem
         return reason if problem is None else f"{reason}, nor can one be found: {problem}"
 
@@ -194,6 +195,7 @@ class Fleet:
                 has_session=known.session is not None,
                 is_up=known.session is not None and known.session.is_up,
                 was_up=known.was_up,
+                is_foreign=known.is_foreign,
                 reason=known.reason,
             )
             for _, known in sorted(self._known.items())
@@ -285,11 +287,12 @@ class Fleet:
     def on_up(self, session: WorkerSession) -> None:
         known = self._by_session[session]
         assert known.row is not None
-        known.reason = FOREIGN if self._is_foreign(known.lease) else ""
+        known.is_foreign = self._is_foreign(known.lease)
+        known.reason = FOREIGN if known.is_foreign else ""
         known.was_up = True
         known.is_lost = False
         known.backoff_s = FIRST_BACKOFF_S
-        if known.reason:
+        if known.is_foreign:
             # It can be drained, and its load be seen; its row stays down.
             log.info(*event("worker_foreign", worker=session.worker.worker_id, reason=FOREIGN))
             return
@@ -299,7 +302,6 @@ class Fleet:
         self.on_room()
 
     def _is_foreign(self, lease: common_pb2.WorkerLease) -> bool:
-        """Whether its token ids stand for other texts than this gateway's."""
         return bool(self._tokenizer and lease.tokenizer) and lease.tokenizer != self._tokenizer
 
     def on_down(self, session: WorkerSession, reason: str) -> None:

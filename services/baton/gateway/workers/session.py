@@ -322,11 +322,18 @@ class WorkerSession:
         return self._outbox
 
     def on_frame(self, frame: session_pb2.Frame) -> None:
-        """Give a frame's rows, then its events, to the slots' listeners.
+        """Give a frame's rows, then its events, to the slots' listeners; what has been scheduled
+        first, as rows of the same frame may end it.
 
         This is the hot path: a dictionary lookup and one call for each token.
         """
         slots = self._slots
+        later: list[session_pb2.SlotEvent] = []
+        for slot_event in frame.events:
+            if slot_event.kind != session_pb2.SlotEvent.KIND_SCHEDULED:
+                later.append(slot_event)
+            elif (listener := slots.get(slot_event.slot)) is not None:
+                listener.on_event(slot_event)
         if frame.logprobs:
             logprobs = frame_logprobs(frame)
             for i, slot in enumerate(frame.slot):
@@ -344,7 +351,7 @@ class WorkerSession:
             ):
                 if (listener := slots.get(slot)) is not None:
                     listener.on_row(choice, position, token, flags, None)
-        for slot_event in frame.events:
+        for slot_event in later:
             if (listener := slots.get(slot_event.slot)) is not None:
                 listener.on_event(slot_event)
         if frame.HasField("load"):

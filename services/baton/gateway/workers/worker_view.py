@@ -38,23 +38,28 @@ def role_name(lease: common_pb2.WorkerLease) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """What the gateway knows of one worker now; `reason` says why it is not up."""
+    """What the gateway knows of one worker now; `reason` says why it gets no request."""
 
     lease: common_pb2.WorkerLease
     load: session_pb2.Load | None
     has_session: bool
     is_up: bool
     was_up: bool
+    is_foreign: bool
     reason: str
 
     @property
     def state(self) -> str:
-        """connecting, ready, draining, resuming (its stream broke) or lost."""
+        """connecting, ready, draining, foreign (of another tokenizer), resuming (its stream broke)
+        or lost.
+        """
         if not self.has_session:
             return "lost"
         if not self.is_up:
             return "resuming" if self.was_up else "connecting"
-        return "draining" if self.is_draining else "ready"
+        if self.is_draining:
+            return "draining"
+        return "foreign" if self.is_foreign else "ready"
 
     @property
     def is_draining(self) -> bool:
@@ -170,4 +175,4 @@ def _export_links(metrics: Metrics, worker: str, load: session_pb2.Load) -> None
 
 
 def _metric_state(view: WorkerView) -> str:
-    return view.state if view.state in ("ready", "draining") else "lost"
+    return view.state if view.state in ("ready", "draining", "foreign") else "lost"
