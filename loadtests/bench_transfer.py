@@ -129,7 +129,7 @@ async def measure_fixed(settings: dict[str, Any], runs: int) -> Figures:
     target = await asyncio.to_thread(Target, 4, block_bytes, settings)
     end = End("source", 1, arena, group_of(block_bytes), TransferSettings(**settings))
     await end.start()
-    echo = EchoClient(target.ref.address)
+    echo = EchoClient(target.echo_address)
     numbers = itertools.count()
     times: dict[str, list[float]] = {"grpc": [], "empty": [], "one_block": []}
     try:

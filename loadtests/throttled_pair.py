@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from baton.core.handoff import Key
 from baton.core.kv import kv_digest
@@ -18,18 +17,19 @@ from baton.core.settings import EngineSettings, TransferSettings
 from baton.engine.engine import Engine
 from baton.engine.mock import MockRunner
 from baton.engine.outputs import EngineLoad, StepOutput
-from baton.telemetry import rpc
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.inproc import InprocTransport
-from baton.v1 import common_pb2, session_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import HANDOFF_ID_BYTES, submit_from_request
+from baton.wire.streams.methods import HANDOFF
+from baton.wire.streams.server import StreamServer
 from baton.worker.engine_loop import EngineLoop
 
 TOKEN = "bench"
 HandoffRole = session_pb2.HandoffRole
 
 
-class Side(transfer_pb2_grpc.TransferServiceServicer):
+class Side:
     """One worker without sessions and lease."""
 
     def __init__(self, name: str, epoch: int, engine: EngineSettings, bytes_per_s: float) -> None:
@@ -45,10 +45,9 @@ class Side(transfer_pb2_grpc.TransferServiceServicer):
         engine = Engine(self._settings, runner, digest, layer_groups=transfer.layer_groups)
         arenas = runner.arenas()
         self.transport.register(arenas)
-        self._server = rpc.server(TOKEN)
-        port = rpc.listen(self._server, "127.0.0.1", 0)
+        self._server = StreamServer("127.0.0.1", 0, TOKEN)
         self.ref = common_pb2.WorkerRef(
-            worker_id=self.name, epoch=self.epoch, address=f"127.0.0.1:{port}"
+            worker_id=self.name, epoch=self.epoch, address=self._server.address
         )
         self._async = asyncio.get_running_loop()
         self.loop = EngineLoop(engine, self._publish, _die, _die, transfer.max_growth_tokens)
@@ -66,8 +65,7 @@ class Side(transfer_pb2_grpc.TransferServiceServicer):
             fetch_host=self.loop.fetch_host,
         )
         self.loop.attach(self._handoffs)
-        add = transfer_pb2_grpc.add_TransferServiceServicer_to_server
-        add(self, self._server)  # type: ignore[no-untyped-call]
+        self._server.add(HANDOFF, self._handoffs.serve)
         await self._server.start()
         self.loop.start()
 
@@ -77,9 +75,6 @@ class Side(transfer_pb2_grpc.TransferServiceServicer):
         self._handoffs.close()
         await self._server.stop(0)
         self.transport.close()
-
-    async def Handoff(self, request_iterator: Any, context: Any) -> None:
-        await self._handoffs.serve(request_iterator, context)
 
     def _publish(
         self,

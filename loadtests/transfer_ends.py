@@ -30,7 +30,9 @@ from baton.telemetry import rpc
 from baton.transfer.base import HandoffTiming
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.nixl import NixlTransport
-from baton.v1 import common_pb2, transfer_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2, transfer_pb2
+from baton.wire.streams.methods import HANDOFF
+from baton.wire.streams.server import StreamServer
 from baton.worker.inbox import Inbox
 
 TOKEN = "bench"
@@ -195,7 +197,7 @@ class Loop(threading.Thread):
         return idle if due is None else min(idle, due)
 
 
-class End(transfer_pb2_grpc.TransferServiceServicer):
+class End:
     """One worker. Started and stopped on the asyncio thread."""
 
     def __init__(
@@ -212,10 +214,11 @@ class End(transfer_pb2_grpc.TransferServiceServicer):
 
     async def start(self) -> None:
         self.transport.register([self.arena])
-        self._server = rpc.server(TOKEN)
-        port = rpc.listen(self._server, "127.0.0.1", 0)
+        self._server = StreamServer("127.0.0.1", 0, TOKEN)
+        self._echo = rpc.server(TOKEN)
+        self.echo_address = f"127.0.0.1:{rpc.listen(self._echo, '127.0.0.1', 0)}"
         self.ref = common_pb2.WorkerRef(
-            worker_id=self.name, epoch=self._epoch, address=f"127.0.0.1:{port}"
+            worker_id=self.name, epoch=self._epoch, address=self._server.address
         )
         self.handoffs = self.loop.handoffs = Handoffs(
             self.ref,
@@ -231,9 +234,10 @@ class End(transfer_pb2_grpc.TransferServiceServicer):
             fetch_host=self.host,
             do=self.loop.do,
         )
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(self, self._server)
-        self._server.add_generic_rpc_handlers([_Echo()])
+        self._server.add(HANDOFF, self.handoffs.serve)
+        self._echo.add_generic_rpc_handlers([_Echo()])
         await self._server.start()
+        await self._echo.start()
         self.loop.start()
         settle_gc()
 
@@ -241,10 +245,8 @@ class End(transfer_pb2_grpc.TransferServiceServicer):
         await asyncio.to_thread(self.loop.stop)
         self.handoffs.close()
         await self._server.stop(0)
+        await self._echo.stop(0)
         self.transport.close()
-
-    async def Handoff(self, request_iterator: Any, context: Any) -> None:
-        await self.handoffs.serve(request_iterator, context)
 
     def start_target(self, number: int, plan: Plan, source: common_pb2.WorkerRef) -> None:
         def start() -> None:

@@ -20,7 +20,7 @@ from baton.gateway.api.prepare import ServedModel
 from baton.gateway.app import create_app
 from baton.gateway.context import Context
 from baton.gateway.hints import Hint, Told
-from baton.gateway.http.server import HttpServer, bind
+from baton.gateway.http.server import HttpServer
 from baton.gateway.keys.auth import is_loopback
 from baton.gateway.keys.operator_access import OperatorAccess
 from baton.gateway.operations import Operations
@@ -30,6 +30,7 @@ from baton.gateway.text.chat_template import ChatTemplate
 from baton.gateway.text.tokenizer import Tokenizer
 from baton.gateway.traffic import Traffic
 from baton.router.pool import Pool
+from baton.telemetry.addresses import listening_socket
 from baton.telemetry.metrics import Metrics
 from fakes.generator import FakeGenerator
 from fakes.memory_store import MemoryStore
@@ -145,7 +146,7 @@ def events(text: str) -> list[Any]:
 @asynccontextmanager
 async def http_server(context: Context, grace_s: float = 0.0) -> AsyncIterator[str]:
     """A real uvicorn on a free port; gives its URL."""
-    server = HttpServer(create_app(context), bind("127.0.0.1", 0))
+    server = HttpServer(create_app(context), listening_socket("127.0.0.1", 0))
     await server.start()
     try:
         yield f"http://127.0.0.1:{server.port}"

@@ -17,11 +17,12 @@ from baton.core.settings import EngineSettings, TransferSettings
 from baton.engine.engine import Engine
 from baton.engine.mock import MockRunner
 from baton.engine.outputs import EngineLoad, StepOutput
-from baton.telemetry import rpc
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.inproc import InprocTransport
-from baton.v1 import common_pb2, events_pb2_grpc, session_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import submit_from_request
+from baton.wire.streams.methods import HANDOFF, KV_EVENTS
+from baton.wire.streams.server import StreamServer
 from baton.worker.engine_loop import EngineLoop
 from baton.worker.events import EventLog
 
@@ -29,7 +30,7 @@ TOKEN = "loop-worker"
 _epochs = itertools.count(1)
 
 
-class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
+class LoopWorker:
     """Collects what its loop publishes; `news` is set whenever there is something."""
 
     def __init__(
@@ -64,10 +65,9 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
     async def start(self) -> LoopWorker:
         arenas = self.runner.arenas()
         self.transport.register(arenas)
-        self._server = rpc.server(TOKEN)
-        port = rpc.listen(self._server, "127.0.0.1", 0)
+        self._server = StreamServer("127.0.0.1", 0, TOKEN)
         self.ref = common_pb2.WorkerRef(
-            worker_id=self.name, epoch=self.epoch, address=f"127.0.0.1:{port}"
+            worker_id=self.name, epoch=self.epoch, address=self._server.address
         )
         self._async = asyncio.get_running_loop()
         self.loop = EngineLoop(
@@ -91,8 +91,8 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
             fetch_host=self.loop.fetch_host,
         )
         self.loop.attach(self.handoffs)
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(self, self._server)
-        events_pb2_grpc.add_EventsServiceServicer_to_server(self.events, self._server)
+        self._server.add(HANDOFF, self.handoffs.serve)
+        self._server.add(KV_EVENTS, self.events.serve)
         await self._server.start()
         self.loop.start()
         return self
@@ -104,9 +104,6 @@ class LoopWorker(transfer_pb2_grpc.TransferServiceServicer):
         await self._server.stop(0)
         self.transport.close()
         assert not self.died
-
-    async def Handoff(self, request_iterator: Any, context: Any) -> None:
-        await self.handoffs.serve(request_iterator, context)
 
     def submit(self, number: int, request: Request, **fields: Any) -> Key:
         """As a gateway does; `fields` are those of Submit that a Request lacks."""

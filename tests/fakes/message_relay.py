@@ -1,4 +1,4 @@
-"""A gRPC relay between two workers that loses, keeps, repeats, reorders and edits their messages.
+"""A relay between two workers that loses, keeps, repeats, reorders and edits their messages.
 
 A source that is given the relay's address dials it in place of its target. Hellos pass untouched.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import grpc
-
-from baton.telemetry import rpc
+from baton.transfer.links import AcceptedStream
 from baton.v1 import transfer_pb2 as pb
-from baton.v1 import transfer_pb2_grpc
+from baton.wire.streams.client import dial
+from baton.wire.streams.methods import HANDOFF
+from baton.wire.streams.server import StreamServer
 from fakes.transfer import TOKEN
 
 Message = pb.HandoffMessage
@@ -62,18 +61,9 @@ class MessageRelay:
         self.seen: Counter[str] = Counter()
 
     async def start(self) -> MessageRelay:
-        relay = self
-
-        class Servicer(transfer_pb2_grpc.TransferServiceServicer):
-            async def Handoff(
-                self, request_iterator: AsyncIterator[pb.HandoffRequest], context: Any
-            ) -> None:
-                await relay._relay(request_iterator, context)
-
-        self._server: grpc.aio.Server = rpc.server(self._token)
-        self.port = rpc.listen(self._server, "127.0.0.1", 0)
-        add = transfer_pb2_grpc.add_TransferServiceServicer_to_server
-        add(Servicer(), self._server)  # type: ignore[no-untyped-call]
+        self._server = StreamServer("127.0.0.1", 0, self._token)
+        self.port = self._server.port
+        self._server.add(HANDOFF, self._relay)
         await self._server.start()
         return self
 
@@ -101,39 +91,32 @@ class MessageRelay:
             outbox.put_nowait(message)
         return len(held)
 
-    async def _relay(
-        self,
-        requests: AsyncIterator[pb.HandoffRequest],
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> None:
-        async with rpc.channel(f"127.0.0.1:{self._target_port}", self._token) as channel:
-            stub = transfer_pb2_grpc.TransferServiceStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Handoff()
+    async def _relay(self, caller: AcceptedStream) -> None:
+        async with dial(f"127.0.0.1:{self._target_port}", self._token, HANDOFF) as callee:
             there: Outbox = asyncio.Queue()
             back: Outbox = asyncio.Queue()
 
             async def forward() -> None:
-                async for request in requests:
+                async for request in caller:
                     self._pass(request.message, there)
 
             async def answer() -> None:
-                async for response in call:
+                async for response in callee:
                     self._pass(response.message, back)
 
             async def write_there() -> None:
                 while True:
-                    await call.write(pb.HandoffRequest(message=await there.get()))
+                    callee.send(pb.HandoffRequest(message=await there.get()))
 
             async def write_back() -> None:
                 while True:
-                    await context.write(pb.HandoffResponse(message=await back.get()))
+                    caller.send(pb.HandoffResponse(message=await back.get()))
 
             tasks = [asyncio.create_task(w()) for w in (forward, answer, write_there, write_back)]
             try:
                 # Whichever side ends first ends the other.
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                call.cancel()
                 for task in tasks:
                     task.cancel()
                 self._held = [(box, m) for box, m in self._held if box not in (there, back)]

@@ -21,17 +21,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
 from baton.v1 import (
     common_pb2,
     session_pb2,
-    session_pb2_grpc,
     worker_pb2,
-    worker_pb2_grpc,
 )
+from baton.wire.streams.client import ask, dial
+from baton.wire.streams.methods import DRAIN, SESSION
+from baton.wire.streams.status import StreamError
 from baton.wire.version import PROTOCOL_MAX
 from fakes.deployment import MORTAL_WORKER
 
@@ -104,28 +103,24 @@ class WorkerProcess:
         self.slots: dict[int, Stream] = {}
         self.num_blocks = 0
         self._next_slot = 0
-        self._writing = asyncio.Lock()
         self._news = asyncio.Event()
 
     async def connect(self, lease: common_pb2.WorkerLease) -> None:
         self.ref = lease.worker
-        self._channel = rpc.channel(self.ref.address, TOKEN)
-        self.control = worker_pb2_grpc.WorkerServiceStub(self._channel)
-        self._call = session_pb2_grpc.SessionServiceStub(self._channel).Session()
+        self._dialled = dial(self.ref.address, TOKEN, SESSION)
+        self._stream = await self._dialled.__aenter__()
         opening = session_pb2.Open(session_id=secrets.token_hex(8), protocol=PROTOCOL_MAX)
         await self._say(open=opening)
-        await self._call.read()
+        await self._stream.read()
         self._reader = asyncio.create_task(self._read())
 
     async def _say(self, **message: Any) -> None:
-        # A stream takes one write at a time.
-        async with self._writing:
-            await self._call.write(session_pb2.SessionRequest(**message))
+        self._stream.send(session_pb2.SessionRequest(**message))
 
     async def _read(self) -> None:
         # The stream ends with the worker.
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            while (response := await self._call.read()) is not grpc.aio.EOF:
+        with contextlib.suppress(StreamError):
+            async for response in self._stream:
                 frame = response.frame
                 if frame.HasField("load"):
                     self.load = frame.load
@@ -204,8 +199,7 @@ class WorkerProcess:
 
     async def close(self) -> None:
         self._reader.cancel()
-        self._call.cancel()
-        await self._channel.close(None)
+        await self._dialled.__aexit__(None, None, None)
 
 
 class ScriptedGateway:
@@ -305,5 +299,6 @@ class ScriptedGateway:
         return new_slot
 
     async def drain(self, name: str) -> int:
-        answer = await self.workers[name].control.Drain(worker_pb2.DrainRequest(reason="a test"))
+        drain = worker_pb2.DrainRequest(reason="a test")
+        answer = await ask(self.workers[name].ref.address, TOKEN, DRAIN, drain, 30.0)
         return int(answer.num_running)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 import numpy as np
 
 from baton.core.block_hash import extend_hashes, root_hash
@@ -19,12 +18,13 @@ from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, Reserved
 from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import TransferSettings
-from baton.telemetry import rpc
 from baton.transfer.base import HandoffTiming, PeerShard, Transport
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.inproc import InprocTransport
 from baton.transfer.wire_codec import wire_codecs
-from baton.v1 import common_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2
+from baton.wire.streams.methods import HANDOFF
+from baton.wire.streams.server import StreamServer
 
 BLOCK_SIZE = 4
 TOKEN = "test-token"
@@ -226,10 +226,10 @@ class FakeWorker:
 
     async def start(self) -> FakeWorker:
         loop = asyncio.get_running_loop()
-        self.server: grpc.aio.Server = rpc.server(self._token)
-        self.port = rpc.listen(self.server, "127.0.0.1", 0)
+        self.server = StreamServer("127.0.0.1", 0, self._token)
+        self.port = self.server.port
         self.ref = common_pb2.WorkerRef(
-            worker_id=self.name, epoch=self.epoch, address=f"127.0.0.1:{self.port}"
+            worker_id=self.name, epoch=self.epoch, address=self.server.address
         )
         codecs = wire_codecs(self.settings, [GROUP], [self.arena])
         self.transport.register([self.arena], codecs)
@@ -252,14 +252,7 @@ class FakeWorker:
             fetch_host=self.host,
             **extra,
         )
-        handoffs = self.handoffs
-
-        class Servicer(transfer_pb2_grpc.TransferServiceServicer):
-            async def Handoff(self, request_iterator: Any, context: Any) -> None:
-                await handoffs.serve(request_iterator, context)
-
-        add = transfer_pb2_grpc.add_TransferServiceServicer_to_server
-        add(Servicer(), self.server)  # type: ignore[no-untyped-call]
+        self.server.add(HANDOFF, self.handoffs.serve)
         await self.server.start()
         self._ticker = asyncio.create_task(self._tick())
         return self

@@ -1,4 +1,4 @@
-"""A worker without an engine: a real gRPC server and real Sessions, scripted tokens, faults.
+"""A worker without an engine: a real port and real Sessions, scripted tokens, faults.
 
 It runs on the test's event loop. Tokens are a function of (seed, choice, position), as a real
 engine's are, so a test can tell which it must get, whichever workers produced them.
@@ -18,9 +18,10 @@ from baton.core.handoff import Key
 from baton.core.request import FinishReason, Request
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import TokenRow
-from baton.telemetry import rpc
-from baton.v1 import common_pb2, session_pb2, session_pb2_grpc, worker_pb2_grpc
+from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import request_from_submit
+from baton.wire.streams import methods
+from baton.wire.streams.server import StreamServer
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
 from baton.worker.control import WorkerControl
 from baton.worker.sessions import Sessions
@@ -151,9 +152,8 @@ class FakeWorker:
         return f"workers/{self.worker_id}"
 
     async def start(self) -> FakeWorker:
-        self._server = rpc.server(TOKEN)
-        port = rpc.listen(self._server, "127.0.0.1", 0)
-        self.link = Link(port)
+        self._server = StreamServer("127.0.0.1", 0, TOKEN)
+        self.link = Link(self._server.port)
         await self.link.open()
         self._lease.worker.address = f"127.0.0.1:{self.link.port}"
         self.sessions = Sessions(
@@ -165,9 +165,10 @@ class FakeWorker:
             self.prefetches.append,
             self._settings,
         )
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self.sessions, self._server)
+        self._server.add(methods.SESSION, self.sessions.serve)
         control = WorkerControl(self._drain, self._undrain)
-        worker_pb2_grpc.add_WorkerServiceServicer_to_server(control, self._server)  # type: ignore[no-untyped-call]
+        self._server.add_single(methods.DRAIN, control.drain)
+        self._server.add_single(methods.UNDRAIN, control.undrain)
         await self._server.start()
         self._task = asyncio.create_task(self._run())
         return self
@@ -190,7 +191,7 @@ class FakeWorker:
             await self._task
         self._task = None
         await self.link.close()
-        await self._server.stop(None)
+        await self._server.stop(0)
         self.sessions.close()
 
     stop = die

@@ -1,4 +1,4 @@
-"""Two workers behind real gRPC servers, their memory in one process; and a peer without manners."""
+"""Two workers with real ports, their memory in one process; and a peer without manners."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
-from baton.telemetry import rpc
 from baton.transfer.hello import Greeter
 from baton.transfer.seal import seal
 from baton.v1 import transfer_pb2 as pb
-from baton.v1 import transfer_pb2_grpc
+from baton.wire.streams.client import dial
+from baton.wire.streams.methods import HANDOFF
 from fakes.transfer import TOKEN, FakeWorker
 
 _numbers = itertools.count()
@@ -54,22 +54,23 @@ class RawPeer:
             setattr(self._hello.hello, name, value)
 
     async def __aenter__(self) -> RawPeer:
-        self._channel = rpc.channel(f"127.0.0.1:{self.partner.port}", TOKEN)
-        self._call = transfer_pb2_grpc.TransferServiceStub(self._channel).Handoff()
+        self._dialled = dial(self.partner.ref.address, TOKEN, HANDOFF)
+        self._stream = await self._dialled.__aenter__()
         await self.say(self._hello)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._call.cancel()
-        await self._channel.close()
+        await self._dialled.__aexit__(None, None, None)
 
     async def say(self, message: pb.HandoffMessage) -> None:
         if message.WhichOneof("body") != "hello":
             seal(message)
-        await self._call.write(pb.HandoffRequest(message=message))
+        self._stream.send(pb.HandoffRequest(message=message))
 
     async def hear(self) -> pb.HandoffMessage:
-        return (await self._call.read()).message
+        said = await self._stream.read()
+        assert said is not None, "the partner closed the stream"
+        return said.message
 
     def message(self, *, as_source: bool = True, **body: object) -> pb.HandoffMessage:
         mine, theirs = self.worker.epoch, self.partner.epoch

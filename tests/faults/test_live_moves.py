@@ -11,11 +11,13 @@ import random
 import signal
 from collections.abc import AsyncIterator
 
-import grpc
 import pytest
 
 from baton.v1 import session_pb2, worker_pb2
-from fakes.scripted_gateway import ScriptedGateway, Stream
+from baton.wire.streams.client import ask
+from baton.wire.streams.methods import UNDRAIN
+from baton.wire.streams.status import Code, StreamError
+from fakes.scripted_gateway import TOKEN, ScriptedGateway, Stream
 
 Event = session_pb2.SlotEvent
 STEP_S = 0.01
@@ -236,7 +238,7 @@ async def test_draining_is_told_at_once_and_can_be_undone(pair: ScriptedGateway)
     expected = await undisturbed(pair, late, "b")
     await worker.submit(late)
     assert await late.end() == expected
-    await worker.control.Undrain(worker_pb2.UndrainRequest())
+    await ask(worker.ref.address, TOKEN, UNDRAIN, worker_pb2.UndrainRequest(), 30.0)
     await worker.until(lambda load: not load.draining)
 
 
@@ -248,9 +250,9 @@ async def test_sigterm_waits_until_everything_has_moved(pair: ScriptedGateway) -
     await moved.until_tokens(10)
     a.process.terminate()
     await a.until(lambda load: load.draining)
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await a.control.Undrain(worker_pb2.UndrainRequest())
-    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    with pytest.raises(StreamError) as refused:
+        await ask(a.ref.address, TOKEN, UNDRAIN, worker_pb2.UndrainRequest(), 30.0)
+    assert refused.value.code is Code.FAILED_PRECONDITION
     assert a.process.poll() is None
     await pair.move(moved, slot, "a", "b")
     await moved.until(lambda: Event.KIND_HANDED_OFF in moved.kinds("a"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import subprocess
@@ -14,16 +15,20 @@ import httpx
 import pytest
 
 from baton.core import model_folder
+from baton.telemetry.addresses import split_address
 from baton.v1 import (
     inference_pb2,
     inference_pb2_grpc,
-    session_pb2,
-    session_pb2_grpc,
-    transfer_pb2,
-    transfer_pb2_grpc,
 )
+from baton.v1.stream_pb2 import StreamEnd, StreamOpen
+from baton.wire.streams import methods
+from baton.wire.streams.framing import PREFACE, Deframer, Kind, frame
+from baton.wire.streams.status import Code, StreamError
 from fakes.deployment import Deployment, deployment, wait_for
 
+METHODS = [
+    method.name for method in (methods.SESSION, methods.KV_EVENTS, methods.HANDOFF, methods.DRAIN)
+]
 MOCK = ("--engine", "mock", "--mock-step-ms", "1")
 
 
@@ -53,42 +58,51 @@ def answers(running: Deployment) -> bool:
     return answer.status_code == 200
 
 
-def test_a_stranger_at_a_workers_port_is_turned_away(running: Deployment) -> None:
+async def call(address: str, token: str, method: str, *contents: bytes) -> StreamError:
+    """A call made by hand; how it ends."""
+    reader, writer = await asyncio.open_connection(*split_address(address))
+    opening = StreamOpen(method=method, token=token).SerializeToString()
+    writer.write(PREFACE + frame(Kind.OPEN, opening))
+    writer.writelines(frame(Kind.MESSAGE, content) for content in contents)
+    deframer = Deframer()
+    try:
+        while data := await reader.read(65_536):
+            for kind, content in deframer.feed(data):
+                if kind == Kind.END:
+                    end = StreamEnd.FromString(content)
+                    return StreamError(Code(end.code), end.details)
+        raise AssertionError("closed without a word")
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("token", ["", "not-this-one"])
+def test_a_stranger_at_a_workers_port_is_turned_away(running: Deployment, token: str) -> None:
     for worker in running.workers():
-        with grpc.insecure_channel(worker["address"]) as channel:
-            sessions = session_pb2_grpc.SessionServiceStub(channel)
-            opening = session_pb2.SessionRequest(open=session_pb2.Open(session_id="stranger"))
-            with pytest.raises(grpc.RpcError) as refused:
-                list(sessions.Session(iter([opening])))
-            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-            assert "token" in refused.value.details()
-            transfers = transfer_pb2_grpc.TransferServiceStub(channel)
-            with pytest.raises(grpc.RpcError) as refused:
-                list(transfers.Handoff(iter([transfer_pb2.HandoffRequest()])))
-            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        for method in METHODS:
+            refused = asyncio.run(call(worker["address"], token, method, b""))
+            assert refused.code is Code.UNAUTHENTICATED
+            assert "--token-file" in refused.details
     assert answers(running)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "/baton.v1.SessionService/Session",
-        "/baton.v1.EventsService/KvEvents",
-        "/baton.v1.TransferService/Handoff",
-        "/grpc.health.v1.Health/Check",
-    ],
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_garbage_at_a_workers_port_ends_that_call_only(running: Deployment, method: str) -> None:
-    metadata = (("authorization", f"Bearer {running.token_file.read_text().strip()}"),)
+    token = running.token_file.read_text().strip()
     for worker in running.workers():
-        with grpc.insecure_channel(worker["address"]) as channel:
-            call = channel.stream_stream(method)
-            with pytest.raises(grpc.RpcError) as refused:
-                list(call(iter([b"\xff\xff\xff\xff"]), metadata=metadata))
-            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert method in refused.value.details()
+        refused = asyncio.run(call(worker["address"], token, method, b"\xff\xff\xff\xff"))
+        assert refused.code is Code.INVALID_ARGUMENT
+        assert method in refused.details
     assert all(worker["state"] == "ready" for worker in running.workers())
     assert not any("Traceback" in running.log(name) for name in running.processes)
+    assert answers(running)
+
+
+def test_http_at_a_workers_port_is_sent_to_the_gateway(running: Deployment) -> None:
+    for worker in running.workers():
+        answer = httpx.get(f"http://{worker['address']}/v1/models")
+        assert answer.status_code == 400
+        assert "gateway" in answer.text
     assert answers(running)
 
 

@@ -28,7 +28,7 @@ def network_policies(context: Context) -> list[Manifest]:
 
 
 def _for_workers(context: Context) -> Manifest:
-    """Gateways come to the gRPC port. Among themselves workers move KV, on ports that UCX takes."""
+    """Gateways come to one port. Among themselves workers move KV, on ports that UCX takes."""
     gateways = _pods(context, "gateway")
     workers = _pods(context, "worker")
     return _policy(
@@ -36,7 +36,7 @@ def _for_workers(context: Context) -> Manifest:
         names.workers(context.name),
         "worker",
         ingress=[
-            {"from": [gateways], "ports": [_tcp(names.WORKER_GRPC_PORT)]},
+            {"from": [gateways], "ports": [_tcp(names.WORKER_PORT)]},
             {"from": [workers]},
             # Kubelets and Prometheus, wherever they are.
             {"ports": [_tcp(names.WORKER_HEALTH_PORT)]},
@@ -46,7 +46,7 @@ def _for_workers(context: Context) -> Manifest:
 
 
 def _for_gateways(context: Context) -> Manifest:
-    to_workers = {"to": [_pods(context, "worker")], "ports": [_tcp(names.WORKER_GRPC_PORT)]}
+    to_workers = {"to": [_pods(context, "worker")], "ports": [_tcp(names.WORKER_PORT)]}
     return _policy(
         context,
         names.gateway(context.name),

@@ -19,6 +19,7 @@ from baton.cli.store_address import named_store
 from baton.core.api_key import Scope
 from baton.core.errors import ConfigError
 from baton.core.settings import Settings
+from baton.telemetry.deployment_tls import use_tls
 
 if TYPE_CHECKING:
     from baton.gateway.keys.stored import KeyLimits
@@ -162,11 +163,10 @@ def _run(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
     """Do something with the deployment's store."""
     from baton.cli.token_file import deployment_token
     from baton.store.connect import open_store
-    from baton.telemetry import rpc
 
     url = named_store(settings)
     token, _ = deployment_token(settings)
-    rpc.use_tls(settings.tls)
+    use_tls(settings.tls)
 
     async def run() -> T:
         store = open_store(url, token, settings.store.key_prefix)

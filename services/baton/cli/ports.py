@@ -7,8 +7,7 @@ import socket
 from baton.core.errors import ConfigError
 from baton.core.settings import Settings
 from baton.core.store_url import EMBEDDED
-from baton.gateway.http.server import bind
-from baton.telemetry.rpc import check_bindable
+from baton.telemetry.addresses import check_bindable, listening_socket
 
 
 def bind_ports(settings: Settings) -> socket.socket:
@@ -22,4 +21,4 @@ def bind_ports(settings: Settings) -> socket.socket:
     check_bindable(gateway.host, gateway.grpc_port)
     if store.url == EMBEDDED:
         check_bindable(store.host, store.port)
-    return bind(gateway.host, gateway.port)
+    return listening_socket(gateway.host, gateway.port)

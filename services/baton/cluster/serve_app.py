@@ -29,7 +29,8 @@ from baton.core.token import new_token, read_or_create_token
 from baton.gateway.app import GatewayApp, create_lifespan_app
 from baton.gateway.context import Context
 from baton.gateway.server import open_context, serve_store
-from baton.telemetry import logging, rpc
+from baton.telemetry import logging
+from baton.telemetry.deployment_tls import use_tls
 from baton.worker.actor import WorkerActor
 
 TICK_S = 0.1
@@ -113,7 +114,7 @@ class Gateway:
         token_file = settings.token_file
         token = new_token() if token_file is None else read_or_create_token(token_file)
         config = gateway_config(settings, folder, token)
-        rpc.use_tls(settings.tls)
+        use_tls(settings.tls)
         async with serve_store(settings.store, token) as (store, store_url):
             keeper = WorkerKeeper(cluster_config(settings, config, store_url))
             async with open_context(config, store, is_proxied=True) as context:

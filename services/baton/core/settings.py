@@ -214,11 +214,11 @@ class WorkerSettings(Group):
     """A worker process apart from its engine."""
 
     host: str = "127.0.0.1"
-    """Address that the worker's gRPC server listens on and is reached at.
+    """Address that the worker listens on and is reached at.
 
     With workers on several nodes, each needs an address of its own node here."""
     port: int = Field(0, ge=0, le=65535)
-    """gRPC port; 0 takes any free one, which gateways learn from the store."""
+    """Port for gateways and other workers; 0 takes any free one, which the store tells them."""
     health_port: int | None = Field(None, ge=0, le=65535)
     """Port of /startupz, /livez, /readyz, /progress and /metrics (see docs/worker.md); 0 takes any
     free one and prints it; by default there is none."""
@@ -373,7 +373,7 @@ class StoreSettings(Group):
 
 
 class TlsSettings(Group):
-    """Mutual TLS on the gRPC connections between Baton's own processes, beside the deployment's
+    """Mutual TLS on the connections between Baton's own processes, beside the deployment's
     token; off without these files. See docs/tls.md."""
 
     cert_file: Path | None = None

@@ -56,7 +56,9 @@ from baton.store.base import Store
 from baton.store.connect import connect
 from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
+from baton.telemetry.addresses import join_address
 from baton.telemetry.certificates import Certificates, TlsFiles
+from baton.telemetry.deployment_tls import use_tls
 from baton.telemetry.metrics import Metrics
 
 
@@ -107,7 +109,7 @@ async def serve_store(config: StoreSettings, token: str) -> AsyncIterator[tuple[
         return
     server = rpc.server(token)
     port = rpc.listen(server, config.host, config.port)
-    url = f"grpc://{rpc.join_address(config.host, port)}"
+    url = f"grpc://{join_address(config.host, port)}"
     service = EmbeddedStoreServer(file=config.file)
     service.add_to_server(server)
     await server.start()
@@ -256,7 +258,7 @@ class GatewayServer:
     async def start(self) -> Addresses:
         """Serve; raises ConfigError when something cannot be had."""
         config = self._config
-        rpc.use_tls(config.tls)
+        use_tls(config.tls)
         certificates = _certificates(config.gateway)
         try:
             store, store_url = await self._stack.enter_async_context(
@@ -280,8 +282,8 @@ class GatewayServer:
             raise
         scheme = "https" if certificates else "http"
         return Addresses(
-            http=f"{scheme}://{rpc.join_address(host, self._http.port)}",
-            grpc=rpc.join_address(host, self._rpc.port),
+            http=f"{scheme}://{join_address(host, self._http.port)}",
+            grpc=join_address(host, self._rpc.port),
             store=store_url,
         )
 

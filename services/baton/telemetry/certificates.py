@@ -50,8 +50,10 @@ class Identity:
     cert: bytes
     key: bytes
     ca: bytes | None
-    context: ssl.SSLContext
+    server: ssl.SSLContext
     """For a server; asks clients for no certificate unless there is a `ca`."""
+    client: ssl.SSLContext | None
+    """For who calls such a server; None without a `ca`."""
 
 
 class Certificates:
@@ -74,6 +76,19 @@ class Certificates:
                 self._looked_at = now
                 self._look()
             return self._identity
+
+    def server_context(self) -> ssl.SSLContext:
+        """A context that hands each connection on to the one of the latest identity."""
+        first = self.latest().server
+
+        def on_hello(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+            # Called whether or not the client names a server.
+            latest = self.latest().server
+            if latest is not context:
+                connection.context = latest
+
+        first.sni_callback = on_hello
+        return first
 
     def _look(self) -> None:
         stamp = _stamp(self._files)
@@ -112,12 +127,16 @@ def _read(files: TlsFiles) -> Identity:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _load_chain(context, files)
     if files.ca is None:
-        return Identity(cert, key, None, context)
+        return Identity(cert, key, None, context, None)
     ca = _content(files, "ca_file", files.ca, "CERTIFICATE")
     _trust(context, files, ca)
     context.verify_mode = ssl.CERT_REQUIRED
-    _greet(context, files, ca)
-    return Identity(cert, key, ca, context)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = files.server_name is not None
+    _trust(client, files, ca)
+    _load_chain(client, files)
+    _greet(client, context, files)
+    return Identity(cert, key, ca, context, client)
 
 
 def _content(files: TlsFiles, name: str, path: Path, label: str) -> bytes:
@@ -167,16 +186,12 @@ def _trust(context: ssl.SSLContext, files: TlsFiles, ca: bytes) -> None:
         ) from error
 
 
-def _greet(server: ssl.SSLContext, files: TlsFiles, ca: bytes) -> None:
+def _greet(client: ssl.SSLContext, server: ssl.SSLContext, files: TlsFiles) -> None:
     """A handshake with oneself, in memory: what a peer with the same kind of files would say.
 
     It finds a foreign authority, a wrong name, an end that is past, and a certificate that is not
     for servers and clients both.
     """
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = files.server_name is not None
-    _trust(client, files, ca)
-    _load_chain(client, files)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         client.wrap_bio(to_client, to_server, server_hostname=files.server_name),

@@ -9,18 +9,16 @@ deployment does.
 from __future__ import annotations
 
 import asyncio
-import errno
 import hmac
-import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
 
 from baton.core.errors import ConfigError
-from baton.core.settings import TlsSettings
-from baton.telemetry.certificates import Certificates, Identity, TlsFiles
+from baton.telemetry.addresses import cannot_listen, check_bindable, join_address
+from baton.telemetry.certificates import Certificates, Identity
+from baton.telemetry.deployment_tls import DeploymentTls, deployment_tls
 from baton.telemetry.malformed import MalformedInterceptor
 from baton.telemetry.rpc_tls import RenewedChannel, channel_credentials, server_credentials
 
@@ -164,36 +162,10 @@ class _TokenChannel:
         await self._inner.channel_ready()
 
 
-@dataclass(frozen=True, slots=True)
-class _Tls:
-    """What proves to others who this process is, and the name that they must have."""
-
-    certificates: Certificates
-    server_name: str
-
-
-_tls: _Tls | None = None
-
-
-def use_tls(settings: TlsSettings) -> None:
-    """Speak mutual TLS on channels and ports of this process made from now on, or no TLS.
-
-    Raises ConfigError, naming the setting and what to do, for files that cannot be used.
-    """
-    global _tls
-    if settings.cert_file is None:
-        _tls = None
-        return
-    assert settings.key_file is not None and settings.ca_file is not None
-    files = TlsFiles(
-        "tls.", settings.cert_file, settings.key_file, settings.ca_file, settings.server_name
-    )
-    _tls = _Tls(Certificates(files), settings.server_name)
-
-
 def channel(address: str, token: str) -> grpc.aio.Channel:
     """A channel to `HOST:PORT` whose every call, unary or stream, carries the token."""
-    inner = _secure(address, _tls) if _tls else _insecure(address)
+    tls = deployment_tls()
+    inner = _secure(address, tls) if tls else _insecure(address)
     return cast(grpc.aio.Channel, _TokenChannel(inner, auth_metadata(token)))
 
 
@@ -201,8 +173,7 @@ def _insecure(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=_CLIENT_OPTIONS)
 
 
-def _secure(address: str, tls: _Tls) -> grpc.aio.Channel:
-    # Certificates of pods are for a name, not for the address that a pod happens to get.
+def _secure(address: str, tls: DeploymentTls) -> grpc.aio.Channel:
     options = [*_CLIENT_OPTIONS, ("grpc.ssl_target_name_override", tls.server_name)]
 
     def connect(identity: Identity) -> grpc.aio.Channel:
@@ -226,7 +197,8 @@ def listen(grpc_server: grpc.aio.Server, host: str, port: int) -> int:
 
     Raises ConfigError that names host and port when the address cannot be had.
     """
-    return bind(grpc_server, host, port, _tls.certificates if _tls else None)
+    tls = deployment_tls()
+    return bind(grpc_server, host, port, tls.certificates if tls else None)
 
 
 def bind(
@@ -250,48 +222,4 @@ def bind(
             return grpc_server.add_insecure_port(address)
         return grpc_server.add_secure_port(address, server_credentials(certificates))
     except RuntimeError as error:
-        raise _cannot_listen(host, port, str(error)) from error
-
-
-def is_refusal(error: grpc.aio.AioRpcError) -> bool:
-    """Nothing listens there: the process is dead. (The text is the system's for ECONNREFUSED.)"""
-    return (
-        error.code() is grpc.StatusCode.UNAVAILABLE
-        and "connection refused" in (error.details() or "").lower()
-    )
-
-
-def check_bindable(host: str, port: int) -> None:
-    """Raise ConfigError when TCP `port` on `host` is taken or may not be used (0: any port)."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"cannot listen on {host!r}: not an address of this machine") from error
-    problem: OSError | None = None
-    bound = False
-    for family, kind, protocol, _, address in found:
-        try:
-            with socket.socket(family, kind, protocol) as probe:
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                bound = True
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise _cannot_listen(
-                    host, port, "the port is in use; choose another, or 0 for any free one"
-                ) from error
-            problem = error
-    # A name may have addresses that this machine lacks (::1 without IPv6): one is enough.
-    if problem is not None and not bound:
-        raise _cannot_listen(host, port, problem.strerror or str(problem)) from problem
-
-
-def join_address(host: str, port: int) -> str:
-    """`HOST:PORT`, with brackets around IPv6 addresses."""
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
-
-
-def _cannot_listen(host: str, port: int, reason: str) -> ConfigError:
-    return ConfigError(f"cannot listen on {join_address(host, port)}: {reason}")
+        raise cannot_listen(host, port, str(error)) from error

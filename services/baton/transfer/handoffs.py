@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from baton.core.clock import Clock, monotonic
 from baton.core.errors import BatonError, InvalidRequestError
@@ -25,7 +24,7 @@ from baton.transfer.entries import Entries
 from baton.transfer.entry import Entry
 from baton.transfer.fetching import FetchHost, Fetching
 from baton.transfer.hello import Greeter
-from baton.transfer.links import Links, Message
+from baton.transfer.links import AcceptedStream, Links, Message
 from baton.transfer.parking import Parking
 from baton.transfer.peers import Peer, PeerId, Peers
 from baton.transfer.preflight import warn_of_fabric
@@ -33,7 +32,7 @@ from baton.transfer.quarantine import Quarantine
 from baton.transfer.source_state import SourceHandoff
 from baton.transfer.target_state import TargetHandoff
 from baton.transfer.wire_codec import wire_codecs
-from baton.v1 import common_pb2, transfer_pb2, worker_pb2
+from baton.v1 import common_pb2, worker_pb2
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Handoffs:
     """The handoffs in which this worker is source or target.
 
     `post(work)` runs `work` on the loop thread soon; `do`, if there is one, may run it at once, on
-    whatever thread, while the loop thread waits. `loop` is the asyncio loop of the gRPC server.
+    whatever thread, while the loop thread waits. `loop` is the asyncio loop of the streams.
     The transport is registered already. `link_changed` is called on any thread when `peers` has
     something new to tell.
     """
@@ -258,11 +257,9 @@ class Handoffs:
         self._links.close()
         self._effects.close()
 
-    async def serve(
-        self, request_iterator: AsyncIterator[transfer_pb2.HandoffRequest], context: Any
-    ) -> None:
-        """`TransferService.Handoff`; writes its answers to `context`. On the asyncio thread."""
-        await self._links.serve(request_iterator, context)
+    async def serve(self, stream: AcceptedStream) -> None:
+        """`TransferService.Handoff`: one stream per peer. On the asyncio thread."""
+        await self._links.serve(stream)
 
     # --- time ---
 

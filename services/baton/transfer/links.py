@@ -10,17 +10,17 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-import grpc
-
 from baton.core.errors import HandoffError
-from baton.telemetry import rpc
 from baton.transfer.hello import Greeter, PeerHello
-from baton.transfer.outbox import Outbox
-from baton.v1 import common_pb2, transfer_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2, transfer_pb2
+from baton.wire.streams.client import dial
+from baton.wire.streams.methods import HANDOFF
+from baton.wire.streams.status import Code, StreamError
+from baton.wire.streams.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +28,13 @@ HELLO_WAIT_S = 5.0
 # A stream that broke may take this long to come back before its peer counts as lost.
 RECONNECT_S = 5.0
 RETRY_S = 0.1
-# With so many messages waiting for a peer to read, its stream is ended. They are lost with it, as
-# with any stream that breaks: machines repeat what matters when it is back.
-MAX_QUEUED = 4096
-
-_TOO_SLOW = "the peer reads too slowly"
+# With so many bytes waiting for a peer to read, its stream is ended. They are lost with it, as with
+# any stream that breaks: machines repeat what matters when it is back.
+MAX_UNSENT = 16 << 20
 
 Message = transfer_pb2.HandoffMessage
+DialledStream = Stream[transfer_pb2.HandoffRequest, transfer_pb2.HandoffResponse]
+AcceptedStream = Stream[transfer_pb2.HandoffResponse, transfer_pb2.HandoffRequest]
 Post = Callable[[Callable[[], None]], None]
 
 
@@ -54,33 +54,35 @@ class LinkEvents(Protocol):
 class Link:
     """One stream to a peer that has said Hello."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hello: PeerHello) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hello: PeerHello,
+        stream: DialledStream | AcceptedStream,
+        wrap: type[transfer_pb2.HandoffRequest | transfer_pb2.HandoffResponse],
+    ) -> None:
+        """`wrap`: what a message travels in on this stream."""
         self.hello = hello
         self._loop = loop
         # Links are made on the asyncio thread.
         self._thread = threading.get_ident()
-        self.outbox: Outbox[Message] = Outbox(loop)
-        self.reading = asyncio.timeout(None)
-        """Around what reads the stream: ends it, by a TimeoutError, when the peer does not read."""
+        self._stream: Stream[Any, Any] = stream
+        self._wrap = wrap
 
     def send(self, message: Message) -> None:
-        """Queue a message. From any thread."""
+        """Send a message, and do not wait for it to leave. From any thread."""
         if threading.get_ident() == self._thread:
-            self._put(message)
+            self._send(message)
             return
-        try:
-            self._loop.call_soon_threadsafe(self._put, message)
-        except RuntimeError:
-            # The loop is closed when the worker is about to leave: nobody hears then.
-            return
+        # The loop is closed when the worker is about to leave: nobody hears then.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._send, message)
 
-    def _put(self, message: Message) -> None:
-        if len(self.outbox) < MAX_QUEUED:
-            self.outbox.put(message)
-        elif self.reading.when() is None:
-            # It may have ended meanwhile.
-            with contextlib.suppress(RuntimeError):
-                self.reading.reschedule(self._loop.time())
+    def _send(self, message: Message) -> None:
+        if self._stream.num_unsent <= MAX_UNSENT:
+            self._stream.send(self._wrap(message=message))
+        else:
+            self._stream.fail(Code.UNAVAILABLE, "the peer reads too slowly")
 
 
 class _GaveUpError(Exception):
@@ -158,97 +160,64 @@ class Links:
     async def _run(self, peer: common_pb2.WorkerRef) -> tuple[bool, str]:
         """One stream from Hello to its end: (whether the peer greeted, why it ended)."""
         where = f"{peer.worker_id} at {peer.address}"
-        async with rpc.channel(peer.address, self._token) as channel:
-            stub = transfer_pb2_grpc.TransferServiceStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Handoff()
-            try:
-                link = await self._hello(peer, call)
-                return True, f"{where}: {await self._converse(link, call)}"
-            except TimeoutError:
-                return False, f"{where} did not answer within {HELLO_WAIT_S:g} s"
-            except StopAsyncIteration:
-                raise _GaveUpError(f"{where} closed the stream") from None
-            except grpc.aio.AioRpcError as error:
-                reason = f"{where}: {error.details()}"
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or "refused" in reason.lower():
-                    raise _GaveUpError(reason) from error
-                return False, reason
-            finally:
-                call.cancel()
-
-    async def _hello(self, peer: common_pb2.WorkerRef, call: Any) -> Link:
-        async with asyncio.timeout(HELLO_WAIT_S):
-            # A write to a stream that could not be opened says less than the read after it.
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await call.write(transfer_pb2.HandoffRequest(message=self._greeter.message))
-            first = await anext(aiter(call))
-        return self._greet(peer, first.message)
-
-    async def _converse(self, link: Link, call: Any) -> str:
-        """Pump messages both ways until the stream ends; why it did."""
-
-        async def write(message: Message) -> None:
-            await call.write(transfer_pb2.HandoffRequest(message=message))
-
-        reason = "the peer closed the stream"
-        link.outbox.open(write)
-        self._post(lambda: self._events.link_up(link))
         try:
-            async with link.reading:
-                async for response in call:
-                    self._post_message(link, response.message)
+            async with dial(peer.address, self._token, HANDOFF) as stream:
+                link = await self._hello(peer, stream)
+                return True, f"{where}: {await self._converse(link, stream)}"
         except TimeoutError:
-            reason = _TOO_SLOW
-        except grpc.aio.AioRpcError as error:
-            reason = error.details() or error.code().name
-        finally:
-            link.outbox.close()
-            self._post(lambda: self._events.link_down(link, reason))
-        return reason
+            return False, f"{where} did not answer within {HELLO_WAIT_S:g} s"
+        except StreamError as error:
+            reason = f"{where}: {error.details}"
+            if error.code is not Code.UNAVAILABLE or error.refused:
+                raise _GaveUpError(reason) from error
+            return False, reason
 
-    def _greet(self, peer: common_pb2.WorkerRef, message: Message) -> Link:
+    async def _hello(self, peer: common_pb2.WorkerRef, stream: DialledStream) -> Link:
+        async with asyncio.timeout(HELLO_WAIT_S):
+            stream.send(transfer_pb2.HandoffRequest(message=self._greeter.message))
+            first = await stream.read()
+        if first is None:
+            raise _GaveUpError(f"{peer.worker_id} at {peer.address} closed the stream")
+        return self._greet(peer, first.message, stream)
+
+    def _greet(self, peer: common_pb2.WorkerRef, message: Message, stream: DialledStream) -> Link:
         try:
             hello = self._greeter.check(message)
         except HandoffError as error:
             raise _GaveUpError(str(error)) from error
         if hello.worker_id != peer.worker_id:
             raise _GaveUpError(f"{hello.worker_id} answers at {peer.address}, not {peer.worker_id}")
-        return Link(self._loop, hello)
-
-    def _post_message(self, link: Link, message: Message) -> None:
-        self._do(partial(self._events.link_message, link, message))
+        return Link(self._loop, hello, stream, transfer_pb2.HandoffRequest)
 
     # --- accepted ---
 
-    async def serve(
-        self, request_iterator: AsyncIterator[transfer_pb2.HandoffRequest], context: Any
-    ) -> None:
-        """TransferService.Handoff. The interceptor has checked the caller's token."""
-        requests = aiter(request_iterator)
+    async def serve(self, stream: AcceptedStream) -> None:
+        """TransferService.Handoff."""
         try:
             async with asyncio.timeout(HELLO_WAIT_S):
-                first = await anext(requests)
-            link = Link(self._loop, self._greeter.check(first.message))
-        except (TimeoutError, StopAsyncIteration):
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no Hello came")
-        except HandoffError as error:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
-
-        async def write(message: Message) -> None:
-            await context.write(transfer_pb2.HandoffResponse(message=message))
-
-        await write(self._greeter.message)
-        link.outbox.open(write)
-        self._post(lambda: self._events.link_up(link))
-        reason = f"{link.hello.worker_id} closed the stream"
-        try:
-            async with link.reading:
-                async for request in requests:
-                    self._post_message(link, request.message)
+                first = await stream.read()
+            if first is None:
+                raise StreamError(Code.INVALID_ARGUMENT, "no Hello came")
+            hello = self._greeter.check(first.message)
         except TimeoutError:
-            reason = _TOO_SLOW
+            raise StreamError(Code.DEADLINE_EXCEEDED, "no Hello came") from None
+        except HandoffError as error:
+            raise StreamError(Code.FAILED_PRECONDITION, error.message) from error
+        stream.send(transfer_pb2.HandoffResponse(message=self._greeter.message))
+        link = Link(self._loop, hello, stream, transfer_pb2.HandoffResponse)
+        await self._converse(link, stream)
+
+    # --- both ---
+
+    async def _converse(self, link: Link, stream: DialledStream | AcceptedStream) -> str:
+        """Post what comes until the stream ends; why it did."""
+        reason = f"{link.hello.worker_id} closed the stream"
+        self._post(lambda: self._events.link_up(link))
+        try:
+            async for said in stream:
+                self._do(partial(self._events.link_message, link, said.message))
+        except StreamError as error:
+            reason = error.details
         finally:
-            # Nothing is awaited here: gRPC may cancel a handler whose caller is gone at any await,
-            # and link_down must be said.
-            link.outbox.close()
             self._post(lambda: self._events.link_down(link, reason))
+        return reason

@@ -1,20 +1,19 @@
-"""Steering one worker over gRPC: drain and undrain."""
+"""Steering one worker: drain and undrain."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 
-import grpc
-
 from baton.core.errors import UnavailableError
 from baton.telemetry.logging import event
-from baton.v1 import worker_pb2, worker_pb2_grpc
+from baton.v1 import worker_pb2
+from baton.wire.streams.status import Code, StreamError
 
 log = logging.getLogger(__name__)
 
 
-class WorkerControl(worker_pb2_grpc.WorkerServiceServicer):
+class WorkerControl:
     """WorkerService. The callables return at once; `undrain` may raise UnavailableError.
 
     `drain(within_s)`, 0 for no hurry, says how many submissions are here.
@@ -28,11 +27,7 @@ class WorkerControl(worker_pb2_grpc.WorkerServiceServicer):
         self._drain = drain
         self._undrain = undrain
 
-    async def Drain(
-        self,
-        request: worker_pb2.DrainRequest,
-        context: grpc.aio.ServicerContext[worker_pb2.DrainRequest, worker_pb2.DrainResponse],
-    ) -> worker_pb2.DrainResponse:
+    def drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
         """Take no new work, and ask the gateways to move what runs."""
         num_running = self._drain(request.within_ms / 1000)
         log.warning(
@@ -45,15 +40,11 @@ class WorkerControl(worker_pb2_grpc.WorkerServiceServicer):
         )
         return worker_pb2.DrainResponse(num_running=num_running)
 
-    async def Undrain(
-        self,
-        request: worker_pb2.UndrainRequest,
-        context: grpc.aio.ServicerContext[worker_pb2.UndrainRequest, worker_pb2.UndrainResponse],
-    ) -> worker_pb2.UndrainResponse:
+    def undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
         """Take work again."""
         try:
             self._undrain()
         except UnavailableError as error:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
+            raise StreamError(Code.FAILED_PRECONDITION, error.message) from error
         log.warning(*event("drain_undone"))
         return worker_pb2.UndrainResponse()

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-
-import grpc
+from collections.abc import Iterator, Sequence
 
 from baton.engine.outputs import CacheDelta, Tier
-from baton.v1 import events_pb2, events_pb2_grpc
+from baton.v1 import events_pb2
+from baton.wire.streams.status import Code, StreamError
+from baton.wire.streams.stream import Stream
 
 Response = events_pb2.KvEventsResponse
-Context = grpc.aio.ServicerContext[events_pb2.KvEventsRequest, Response]
+Watcher = Stream[Response, events_pb2.KvEventsRequest]
 
 # A group and a tier.
 Place = tuple[int, Tier]
@@ -35,7 +35,7 @@ CHUNK_HASHES = 4096
 MIN_GAP_S = 0.1
 
 
-class EventLog(events_pb2_grpc.EventsServiceServicer):
+class EventLog:
     """EventsService, fed by `append` after every engine step that changed the cache.
 
     It mirrors the cache's hashes by applying the deltas to sets of its own, so that a snapshot is
@@ -111,24 +111,26 @@ class EventLog(events_pb2_grpc.EventsServiceServicer):
         self._news.set()
         self._news = asyncio.Event()
 
-    async def KvEvents(
-        self, request: events_pb2.KvEventsRequest, context: Context
-    ) -> AsyncIterator[Response]:
-        """Follow the cache until the caller goes away."""
-        del context
+    async def serve(self, watcher: Watcher) -> None:
+        """Tell of the cache until the caller goes away."""
+        request = await watcher.read()
+        if request is None:
+            raise StreamError(Code.INVALID_ARGUMENT, "no request came")
         seen: int | None = request.after_event_id
         if request.worker_epoch != self._epoch or not 0 < request.after_event_id <= self._last_id:
             seen = None
         while True:
+            await watcher.writable()
             if seen is None or self._has_gap(seen):
                 at = self._last_id
                 for chunk in self._snapshot(at):
-                    yield Response(worker_epoch=self._epoch, snapshot=chunk)
+                    watcher.send(Response(worker_epoch=self._epoch, snapshot=chunk))
+                    await watcher.writable()
                 seen = at
             elif seen < self._last_id:
                 first = self._deltas[0].event_id
                 delta = self._deltas[seen + 1 - first]
-                yield Response(worker_epoch=self._epoch, delta=delta)
+                watcher.send(Response(worker_epoch=self._epoch, delta=delta))
                 seen = delta.event_id
             else:
                 await self._news.wait()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from baton.core.errors import ConfigError
-from baton.telemetry import rpc
+from baton.telemetry.addresses import check_bindable, join_address
 from baton.telemetry.small_http import JSON, TEXT, Document, SmallHttpServer
 from baton.worker import health
 from baton.worker.health import Verdict, Vitals
@@ -27,15 +27,15 @@ class HealthServer:
         self._vitals = vitals
         self._stuck_after_s = stuck_after_s
         self._metrics = metrics
-        rpc.check_bindable(host, port)
+        check_bindable(host, port)
         try:
             self._server = SmallHttpServer(host, port, self._answer)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {rpc.join_address(host, port)}: {error.strerror or error} "
+                f"cannot listen on {join_address(host, port)}: {error.strerror or error} "
                 "(worker.health_host and worker.health_port)"
             ) from error
-        self.address = rpc.join_address(host, self._server.server_address[1])
+        self.address = join_address(host, self._server.server_address[1])
 
     def start(self) -> None:
         self._server.start("health")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from baton.telemetry import rpc, worker_metrics
+from baton.telemetry import worker_metrics
+from baton.telemetry.deployment_tls import use_tls
 from baton.telemetry.worker_metrics import WorkerMetrics
 from baton.worker.config import WorkerConfig
 from baton.worker.health_server import HealthServer
@@ -17,7 +18,7 @@ class WorkerProcess:
 
     def __init__(self, config: WorkerConfig) -> None:
         """Raises ConfigError for a health port that cannot be had, or TLS files of no use."""
-        rpc.use_tls(config.settings.tls)
+        use_tls(config.settings.tls)
         self.worker = Worker(config, StartProgress())
         self._health: HealthServer | None = None
         settings = config.settings.worker

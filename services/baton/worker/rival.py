@@ -10,17 +10,16 @@ import asyncio
 import ipaddress
 import secrets
 import socket
-from contextlib import suppress
-from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from baton.core.errors import ConfigError, UnavailableError
 from baton.store.connect import open_store
 from baton.store.lease import Holder
-from baton.telemetry import rpc
-from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
+from baton.v1 import common_pb2, session_pb2
+from baton.wire.streams.client import dial
+from baton.wire.streams.methods import SESSION
+from baton.wire.streams.status import Code, StreamError
 
 ASK_S = 2.0
 
@@ -37,33 +36,27 @@ async def look(value: bytes, own_epoch: int, token: str) -> Holder:
         # Who answers there is somebody here.
         return Holder.SILENT
     try:
-        async with asyncio.timeout(ASK_S), rpc.channel(lease.worker.address, token) as channel:
-            return await _open_session(lease, channel)
+        async with asyncio.timeout(ASK_S):
+            return await _open_session(lease, token)
     except TimeoutError:
         return Holder.SILENT
-    except grpc.aio.AioRpcError as error:
+    except StreamError as error:
         # FAILED_PRECONDITION: a worker of another epoch listens there now.
-        is_gone = rpc.is_refusal(error) or error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        is_gone = error.refused or error.code is Code.FAILED_PRECONDITION
         return Holder.GONE if is_gone else Holder.SILENT
 
 
-async def _open_session(lease: common_pb2.WorkerLease, channel: grpc.aio.Channel) -> Holder:
-    stub = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
-    call: Any = stub.Session()
+async def _open_session(lease: common_pb2.WorkerLease, token: str) -> Holder:
     opening = session_pb2.Open(
         session_id=secrets.token_hex(16),
         worker_epoch=lease.worker.epoch,
         protocol=lease.protocol_max,
     )
-    try:
-        # If the call is over already, reading says why.
-        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-            await call.write(session_pb2.SessionRequest(open=opening))
-            await call.done_writing()
-        # To the end: gRPC complains of cancelled calls when their event loop closes behind them.
-        responses = [response async for response in call]
-    finally:
-        call.cancel()
+    async with dial(lease.worker.address, token, SESSION) as stream:
+        stream.send(session_pb2.SessionRequest(open=opening))
+        # A session that says goodbye leaves nothing there.
+        stream.done_writing()
+        responses = [response async for response in stream]
     return Holder.LIVES if any(r.HasField("opened") for r in responses) else Holder.SILENT
 
 

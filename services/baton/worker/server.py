@@ -1,4 +1,4 @@
-"""The asyncio thread of a worker: its one gRPC server and what speaks through it."""
+"""The asyncio thread of a worker, and what is called there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+import uvloop
 
-from baton.telemetry import rpc
-from baton.v1 import events_pb2_grpc, session_pb2_grpc, transfer_pb2_grpc, worker_pb2_grpc
+from baton.transfer.handoffs import Handoffs
+from baton.wire.streams import methods
+from baton.wire.streams.server import StreamServer
+from baton.worker.control import WorkerControl
+from baton.worker.events import EventLog
+from baton.worker.sessions import Sessions
 
 T = TypeVar("T")
 
@@ -20,7 +23,7 @@ class AsyncThread:
     """An event loop on a thread of its own."""
 
     def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
@@ -47,39 +50,16 @@ class AsyncThread:
         self.loop.close()
 
 
-class WorkerServer:
-    """Binds first, so that the address is known to those who are added before it starts."""
-
-    def __init__(self, host: str, port: int, token: str) -> None:
-        """`port` 0 takes any free one. Raises ConfigError when it cannot be had."""
-        self._server: grpc.aio.Server = rpc.server(token)
-        self.address = rpc.join_address(host, rpc.listen(self._server, host, port))
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-
-    async def start(
-        self,
-        sessions: session_pb2_grpc.SessionServiceServicer,
-        events: events_pb2_grpc.EventsServiceServicer,
-        transfers: transfer_pb2_grpc.TransferServiceServicer,
-        control: worker_pb2_grpc.WorkerServiceServicer,
-    ) -> None:
-        server = self._server
-        session_pb2_grpc.add_SessionServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            sessions, server
-        )
-        events_pb2_grpc.add_EventsServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            events, server
-        )
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            transfers, server
-        )
-        worker_pb2_grpc.add_WorkerServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            control, server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-
-    async def stop(self) -> None:
-        await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace=0.2)
+def add_methods(
+    server: StreamServer,
+    sessions: Sessions,
+    events: EventLog,
+    handoffs: Handoffs,
+    control: WorkerControl,
+) -> None:
+    """All that a worker can be asked."""
+    server.add(methods.SESSION, sessions.serve)
+    server.add(methods.KV_EVENTS, events.serve)
+    server.add(methods.HANDOFF, handoffs.serve)
+    server.add_single(methods.DRAIN, control.drain)
+    server.add_single(methods.UNDRAIN, control.undrain)

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-
-import grpc
+from collections.abc import Callable, Iterable, Sequence
 
 from baton.core.errors import WorkerLostError
 from baton.core.handoff import Key
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import TokenRow
 from baton.telemetry.logging import event
-from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
+from baton.v1 import common_pb2, session_pb2
+from baton.wire.streams.status import Code, StreamError
+from baton.wire.streams.stream import Stream
 from baton.worker.gateway_session import GatewaySession, LoadNews
 
 log = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[session_pb2.SessionRequest, session_pb2.SessionResponse]
+GatewayStream = Stream[session_pb2.SessionResponse, session_pb2.SessionRequest]
 # A gateway takes a worker that it does not hear for seconds as lost.
 HEARTBEAT_S = 1.0
 # For the first message of a stream.
@@ -41,7 +41,7 @@ _GRADUAL = (
 )
 
 
-class Sessions(session_pb2_grpc.SessionServiceServicer):
+class Sessions:
     """SessionService. The `on_` functions must hand over and return.
 
     `on_cancel` and `on_migrate` may name submissions that have ended; those are to be ignored.
@@ -131,46 +131,40 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             before.ClearField(name)
         return LoadNews.GRADUAL if plain == before else LoadNews.SUDDEN
 
-    async def Session(
-        self, request_iterator: AsyncIterator[session_pb2.SessionRequest], context: Context
-    ) -> None:
+    async def serve(self, gateway: GatewayStream) -> None:
         """Serve one stream of one gateway."""
-        requests = aiter(request_iterator)
         first = None
         try:
             async with asyncio.timeout(OPEN_WAIT_S):
-                first = await anext(requests, None)
+                first = await gateway.read()
         except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no `open` came")
+            raise StreamError(Code.DEADLINE_EXCEEDED, "no `open` came") from None
         if first is None or not first.HasField("open"):
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "the first message of a session must be `open`"
+            raise StreamError(
+                Code.INVALID_ARGUMENT, "the first message of a session must be `open`"
             )
-            return
-        await self._check(first.open, context)
+        self._check(first.open)
         known = self._sessions.get(first.open.session_id)
         session = known or GatewaySession(first.open.session_id)
         self._sessions[session.id] = session
         stream, wake = self._attach(session)
         if known is not None:
             self._resume(session, first.open.resume)
-        session.reader = asyncio.create_task(self._read(session, stream, requests))
+        session.reader = asyncio.create_task(self._read(session, stream, gateway))
         reader = session.reader
         # When the gateway has nothing more to say, this stream ends too.
         reader.add_done_callback(lambda task: self._read_ended(task, wake))
         try:
-            await context.write(
-                session_pb2.SessionResponse(
-                    opened=session_pb2.Opened(
-                        worker=self._me, resumed=known is not None, lease=self._lease()
-                    )
-                )
+            opened = session_pb2.Opened(
+                worker=self._me, resumed=known is not None, lease=self._lease()
             )
+            gateway.send(session_pb2.SessionResponse(opened=opened))
             wake.set()
             self._beat_later(session, stream)
-            await self._write(session, stream, wake, reader, context)
+            await self._write(session, stream, wake, reader, gateway)
             if session.stream is not stream:
-                await context.abort(grpc.StatusCode.ABORTED, "the session was opened again")
+                raise StreamError(Code.ABORTED, "the session was opened again")
+            await reader
         finally:
             reader.cancel()
             self._detach(session, stream)
@@ -184,18 +178,18 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
             session.beat()
             self._beat_later(session, stream)
 
-    async def _check(self, opening: session_pb2.Open, context: Context) -> None:
+    def _check(self, opening: session_pb2.Open) -> None:
         lease = self._lease()
         if not opening.session_id:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "session_id is empty")
+            raise StreamError(Code.INVALID_ARGUMENT, "session_id is empty")
         if opening.worker_epoch not in (0, self._me.epoch):
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
+            raise StreamError(
+                Code.FAILED_PRECONDITION,
                 f"worker {self._me.worker_id} has a new epoch: the process was restarted",
             )
         if not lease.protocol_min <= opening.protocol <= lease.protocol_max:
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
+            raise StreamError(
+                Code.FAILED_PRECONDITION,
                 f"protocol {opening.protocol} is not among this worker's "
                 f"{lease.protocol_min} to {lease.protocol_max}",
             )
@@ -260,30 +254,26 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
         stream: object,
         wake: asyncio.Event,
         reader: asyncio.Task[None],
-        context: Context,
+        gateway: GatewayStream,
     ) -> None:
-        """Send frames; what comes while a write waits joins the next frame."""
+        """Send frames; what comes while the gateway is behind joins the next one."""
         while True:
             await wake.wait()
+            await gateway.writable()
             wake.clear()
             if session.stream is not stream or reader.done():
                 return
             frame = session.take_frame(self._load)
-            if frame is None:
-                continue
-            try:
-                await context.write(session_pb2.SessionResponse(frame=frame))
-            except grpc.aio.InternalError:
-                # The stream is over; the session keeps what this frame held.
-                return
+            if frame is not None:
+                gateway.send(session_pb2.SessionResponse(frame=frame))
 
     async def _read(
         self,
         session: GatewaySession,
         stream: object,
-        requests: AsyncIterator[session_pb2.SessionRequest],
+        gateway: GatewayStream,
     ) -> None:
-        async for request in requests:
+        async for request in gateway:
             if session.stream is not stream:
                 return
             for submit in request.submits:
@@ -298,8 +288,9 @@ class Sessions(session_pb2_grpc.SessionServiceServicer):
                 self._on_prefetch(prefetch)
 
     def _read_ended(self, task: asyncio.Task[None], wake: asyncio.Event) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("session reader failed", exc_info=error)
+        if not task.cancelled():
+            # The stream's handler raises it, unless the connection is lost.
+            task.exception()
         wake.set()
 
     def _submit(self, session: GatewaySession, submit: session_pb2.Submit) -> None:

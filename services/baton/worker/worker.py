@@ -1,6 +1,6 @@
-"""One worker: an engine loop, a gRPC server, handoffs and a lease. Its role is a label.
+"""One worker: an engine loop, streams, handoffs and a lease. Its role is a label.
 
-Threads: the engine loop owns the engine and all handoffs; an asyncio thread owns the gRPC server;
+Threads: the engine loop owns the engine and all handoffs; an asyncio thread owns the streams;
 the transport has senders of its own; the lease is renewed from one more.
 """
 
@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import baton
@@ -31,7 +31,8 @@ from baton.transfer.base import Transport
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.layout import group_to_proto, whole_shard
 from baton.transfer.wire_codec import wire_codecs
-from baton.v1 import common_pb2, session_pb2, transfer_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2, session_pb2
+from baton.wire.streams.server import StreamServer
 from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
 from baton.worker import health, rival
 from baton.worker.build import build_engine, build_transport, limit_cpu_threads
@@ -43,7 +44,7 @@ from baton.worker.health import Heartbeat, Vitals
 from baton.worker.lifecycle import Lifecycle, WorkerState
 from baton.worker.load import LoadMeter
 from baton.worker.readings import read_metrics
-from baton.worker.server import AsyncThread, WorkerServer
+from baton.worker.server import AsyncThread, add_methods
 from baton.worker.sessions import Sessions
 from baton.worker.start_progress import Stage, StartProgress
 from baton.worker.tiers import build_tiers
@@ -57,6 +58,8 @@ _ROLES = {
 }
 # How often a drain looks whether anything is left.
 DRAIN_POLL_S = 0.05
+# For streams to end by themselves when the process leaves.
+STOP_GRACE_S = 0.2
 
 
 def exit_process(error: BaseException) -> None:
@@ -65,7 +68,7 @@ def exit_process(error: BaseException) -> None:
     os._exit(1)
 
 
-class Worker(transfer_pb2_grpc.TransferServiceServicer):
+class Worker:
     """`start()` returns when it serves; `stop(grace_s)` drains and leaves."""
 
     def __init__(
@@ -83,7 +86,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._load: session_pb2.Load | None = None
         self._lifecycle = Lifecycle()
         self._meter = LoadMeter()
-        # Ray may run two stops at once, a worn-out worker stops itself, and drains come by gRPC.
+        # Ray may run two stops at once, a worn-out worker stops itself, others ask for drains.
         self._state_lock = threading.Lock()
         # When the machine goes away, if somebody has said so.
         self._leaves_at: float | None = None
@@ -107,7 +110,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         self._transport.register(
             arenas, wire_codecs(config.settings.transfer, self._groups, arenas)
         )
-        self._async = AsyncThread("worker-grpc")
+        self._async = AsyncThread("worker-streams")
         self._loop = EngineLoop(
             self._engine,
             self._publish,
@@ -154,7 +157,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
     async def _serve(self, epoch: int, arenas: list[Arena]) -> None:
         config = self._config
         worker = config.settings.worker
-        self._server = WorkerServer(worker.host, worker.port, config.token)
+        self._server = StreamServer(worker.host, worker.port, config.token)
         self._me = common_pb2.WorkerRef(
             worker_id=config.worker_id, epoch=epoch, address=self._server.address
         )
@@ -185,13 +188,8 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
         )
         self._loop.attach(self._handoffs)
         control = WorkerControl(self.drain, self.undrain)
-        await self._server.start(self._sessions, self._events, self, control)
-
-    async def Handoff(
-        self, request_iterator: AsyncIterator[transfer_pb2.HandoffRequest], context: Any
-    ) -> None:
-        """TransferService: one stream per peer."""
-        await self._handoffs.serve(request_iterator, context)
+        add_methods(self._server, self._sessions, self._events, self._handoffs, control)
+        await self._server.start()
 
     # --- between the threads ---
 
@@ -367,7 +365,7 @@ class Worker(transfer_pb2_grpc.TransferServiceServicer):
                 return
         if self._lease is not None:
             self._lease.stop(delete=True)
-        self._async.run(self._server.stop())
+        self._async.run(self._server.stop(STOP_GRACE_S))
         self._loop.post(self._handoffs.close)
         self._loop.stop()
         self._loop.join()

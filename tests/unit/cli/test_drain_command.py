@@ -1,4 +1,4 @@
-"""`baton drain` and `baton undrain` against a real store and a worker's real gRPC services."""
+"""`baton drain` and `baton undrain` against a real store and a worker's real port."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -18,14 +17,17 @@ from baton.core.settings import WorkerSettings
 from baton.store.connect import open_store
 from baton.store.embedded_server import EmbeddedStoreServer
 from baton.telemetry import rpc
-from baton.v1 import common_pb2, session_pb2, session_pb2_grpc, worker_pb2, worker_pb2_grpc
+from baton.v1 import common_pb2, session_pb2, worker_pb2
+from baton.wire.streams import methods
+from baton.wire.streams.server import StreamServer
+from baton.wire.streams.status import Code, StreamError
 from baton.worker.sessions import Sessions
 
 TOKEN = "drain-test-token"
 STEP_S = 0.02
 
 
-class Steered(worker_pb2_grpc.WorkerServiceServicer):
+class Steered:
     """A worker with some submissions, of which one ends at every step while it drains."""
 
     def __init__(self) -> None:
@@ -34,9 +36,8 @@ class Steered(worker_pb2_grpc.WorkerServiceServicer):
         self.draining = False
         self.is_stuck = False
         self.leaves_at = -1
-        self.server = rpc.server(TOKEN)
-        address = f"127.0.0.1:{rpc.listen(self.server, '127.0.0.1', 0)}"
-        worker = common_pb2.WorkerRef(worker_id="decode-0", epoch=7, address=address)
+        self.server = StreamServer("127.0.0.1", 0, TOKEN)
+        worker = common_pb2.WorkerRef(worker_id="decode-0", epoch=7, address=self.server.address)
         self.lease = common_pb2.WorkerLease(worker=worker, protocol_min=1, protocol_max=1)
         self.sessions = Sessions(
             worker,
@@ -47,17 +48,18 @@ class Steered(worker_pb2_grpc.WorkerServiceServicer):
             lambda prefetch: None,
             WorkerSettings(),
         )
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self.sessions, self.server)
-        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self.server)
+        self.server.add(methods.SESSION, self.sessions.serve)
+        self.server.add_single(methods.DRAIN, self._drain)
+        self.server.add_single(methods.UNDRAIN, self._undrain)
 
-    async def Drain(self, request: worker_pb2.DrainRequest, context: Any) -> Any:
+    def _drain(self, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
         self.asked.append(request)
         self.draining = True
         return worker_pb2.DrainResponse(num_running=self.num_running)
 
-    async def Undrain(self, request: worker_pb2.UndrainRequest, context: Any) -> Any:
+    def _undrain(self, request: worker_pb2.UndrainRequest) -> worker_pb2.UndrainResponse:
         if self.is_stuck:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "decode-0 is about to stop")
+            raise StreamError(Code.FAILED_PRECONDITION, "decode-0 is about to stop")
         self.draining = False
         return worker_pb2.UndrainResponse()
 
@@ -107,7 +109,7 @@ class Place:
         await self._stop.wait()
         steps.cancel()
         self.worker.sessions.close()
-        await self.worker.server.stop(None)
+        await self.worker.server.stop(0)
         await store.close()
         service.close()
         await server.stop(None)

@@ -14,7 +14,7 @@ import pytest
 
 from baton.core.errors import ConfigError
 from baton.core.settings import GatewaySettings
-from baton.gateway.http.server import bind
+from baton.telemetry.addresses import listening_socket
 from fakes.gateway import asgi_client, http_server, make_context, text_tokens
 from fakes.generator import FakeGenerator
 
@@ -174,14 +174,14 @@ async def test_traceparent_goes_with_the_request() -> None:
 
 
 def test_taken_port_is_named() -> None:
-    with bind("127.0.0.1", 0) as first:
+    with listening_socket("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: the port is in use"):
-            bind("127.0.0.1", port)
+            listening_socket("127.0.0.1", port)
 
 
 def test_address_of_another_machine_is_named() -> None:
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:8000"):
-        bind("192.0.2.1", 8000)
+        listening_socket("192.0.2.1", 8000)
     with pytest.raises(ConfigError, match="not an address of this machine"):
-        bind("no such host", 8000)
+        listening_socket("no such host", 8000)

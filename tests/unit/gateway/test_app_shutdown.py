@@ -13,7 +13,8 @@ from baton.core.errors import UnavailableError
 from baton.core.request import FinishReason
 from baton.gateway.app import create_app
 from baton.gateway.context import Context
-from baton.gateway.http.server import HttpServer, bind
+from baton.gateway.http.server import HttpServer
+from baton.telemetry.addresses import listening_socket
 from fakes.gateway import events, make_context, text_tokens
 from fakes.generator import FakeGenerator
 
@@ -24,7 +25,7 @@ UNAVAILABLE = UnavailableError("stopping")
 
 @asynccontextmanager
 async def started(context: Context) -> AsyncIterator[tuple[HttpServer, httpx.AsyncClient]]:
-    server = HttpServer(create_app(context), bind("127.0.0.1", 0))
+    server = HttpServer(create_app(context), listening_socket("127.0.0.1", 0))
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
         yield server, client

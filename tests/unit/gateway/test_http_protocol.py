@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from baton.gateway.answer.base import OpenAnswers
 from baton.gateway.http import protocol as http_protocol
-from baton.gateway.http.server import HttpServer, bind
+from baton.gateway.http.server import HttpServer
+from baton.telemetry.addresses import listening_socket
 from fakes.until import until
 
 HEAD = b"GET /%d HTTP/1.1\r\nhost: x\r\n"
@@ -31,7 +32,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 @asynccontextmanager
 async def served() -> AsyncIterator[HttpServer]:
-    server = HttpServer(app, bind("127.0.0.1", 0))
+    server = HttpServer(app, listening_socket("127.0.0.1", 0))
     await server.start()
     try:
         yield server

@@ -18,9 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from baton.gateway.answer import stream as stream_module
 from baton.gateway.app import create_app
 from baton.gateway.context import Context
-from baton.gateway.http.server import HttpServer, bind, new_event_loop
+from baton.gateway.http.server import HttpServer, new_event_loop
 from baton.gateway.rpc.server import RpcServer
 from baton.telemetry import certificates
+from baton.telemetry.addresses import listening_socket
 from baton.telemetry.certificates import Certificates, TlsFiles
 from fakes.certificates import Authority, Files
 from fakes.gateway import events, make_context, text_tokens
@@ -50,7 +51,9 @@ def served(
     """Run `work(server, url)` beside the HTTP server."""
 
     async def main() -> None:
-        server = HttpServer(create_app(context), bind("127.0.0.1", 0), identities(files))
+        server = HttpServer(
+            create_app(context), listening_socket("127.0.0.1", 0), identities(files)
+        )
         await server.start()
         try:
             await work(server, f"https://127.0.0.1:{server.port}")

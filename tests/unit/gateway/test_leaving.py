@@ -9,9 +9,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.core.request import FinishReason
 from baton.gateway.app import create_app
-from baton.gateway.http.server import HttpServer, bind
+from baton.gateway.http.server import HttpServer
 from baton.gateway.rpc.server import RpcServer
 from baton.telemetry import rpc
+from baton.telemetry.addresses import listening_socket
 from fakes.gateway import asgi_client, events, make_context, text_tokens
 from fakes.generator import FakeGenerator
 
@@ -33,7 +34,7 @@ async def test_a_leaving_gateway_is_unready_and_serves() -> None:
 
 async def test_clients_of_a_leaving_gateway_connect_anew() -> None:
     context = make_context(FakeGenerator(lambda *_: text_tokens("hello")))
-    server = HttpServer(create_app(context), bind("127.0.0.1", 0))
+    server = HttpServer(create_app(context), listening_socket("127.0.0.1", 0))
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
         for stream in (True, False):
@@ -63,7 +64,7 @@ async def test_grpc_health_follows() -> None:
 async def test_streams_end_whole_within_the_drain_and_with_an_error_after_it() -> None:
     generator = FakeGenerator()
     context = make_context(generator)
-    server = HttpServer(create_app(context), bind("127.0.0.1", 0))
+    server = HttpServer(create_app(context), listening_socket("127.0.0.1", 0))
     await server.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
         posts = [

@@ -195,6 +195,8 @@ async def test_who_moved_dies_once_the_heir_has_adopted() -> None:
         origin.link.resume()
         moved = {"reason": "drain", "outcome": "moved"}
         await plane.until(lambda: counted(plane, "moves", **moved) == 1)
+        # Tokens of the heir: those of who moved are all there.
+        await sink.wait_tokens(len(sink.tokens[0]) + 20)
         await origin.die()
         await assert_complete([sink])
         assert [s.attempt for s in heir.submits] == [1]

@@ -18,8 +18,9 @@ from baton.core.request import FinishReason
 from baton.gateway.answer import stream as stream_module
 from baton.gateway.app import create_app
 from baton.gateway.context import Context
-from baton.gateway.http.server import HttpServer, bind, new_event_loop
+from baton.gateway.http.server import HttpServer, new_event_loop
 from baton.gateway.text.tokenizer import Tokenizer
+from baton.telemetry.addresses import listening_socket
 from fakes.gateway import events, http_server, make_context, text_tokens
 from fakes.generator import FakeGenerator
 from fakes.small_tokenizer import byte_level
@@ -184,7 +185,7 @@ def test_streams_on_uvloop_as_the_gateway_runs_them() -> None:
     async def main(post: Callable[[str], Any]) -> str:
         generator = FakeGenerator(lambda *_: text_tokens("hello world"))
         context = make_context(generator)
-        server = HttpServer(create_app(context), bind("127.0.0.1", 0))
+        server = HttpServer(create_app(context), listening_socket("127.0.0.1", 0))
         await server.start()
         text: str = await post(f"http://127.0.0.1:{server.port}")
         await server.stop(context.answers, 0.0)

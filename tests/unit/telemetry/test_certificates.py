@@ -42,13 +42,13 @@ def test_good_files_are_read(files: Files) -> None:
     assert identity.cert == files.cert.read_bytes()
     assert identity.key == files.key.read_bytes()
     assert identity.ca == files.ca.read_bytes()
-    assert identity.context.verify_mode == ssl.CERT_REQUIRED
+    assert identity.server.verify_mode == ssl.CERT_REQUIRED
 
 
 def test_without_authorities_clients_need_no_certificate(files: Files) -> None:
     identity = Certificates(one_sided(files)).latest()
     assert identity.ca is None
-    assert identity.context.verify_mode == ssl.CERT_NONE
+    assert identity.server.verify_mode == ssl.CERT_NONE
 
 
 def _missing_key(files: Files, folder: Path) -> None:

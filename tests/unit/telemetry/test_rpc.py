@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 
 from baton.core.errors import ConfigError
 from baton.telemetry import rpc
+from baton.telemetry.addresses import join_address
 from fakes.free_port import free_port
 
 TOKEN = "a-token"
@@ -241,6 +242,6 @@ async def test_a_refused_connection_fails_at_once_and_a_later_server_is_found() 
 
 
 def test_ipv6_addresses_get_brackets() -> None:
-    assert rpc.join_address("::1", 5) == "[::1]:5"
-    assert rpc.join_address("[::1]", 5) == "[::1]:5"
-    assert rpc.join_address("127.0.0.1", 5) == "127.0.0.1:5"
+    assert join_address("::1", 5) == "[::1]:5"
+    assert join_address("[::1]", 5) == "[::1]:5"
+    assert join_address("127.0.0.1", 5) == "127.0.0.1:5"

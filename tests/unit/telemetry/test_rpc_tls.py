@@ -15,6 +15,7 @@ import pytest
 from baton.core.errors import ConfigError
 from baton.core.settings import TlsSettings
 from baton.telemetry import certificates, rpc
+from baton.telemetry.deployment_tls import use_tls
 from fakes.certificates import Authority, Files
 
 TOKEN = "a-token"
@@ -35,7 +36,7 @@ def files(authority: Authority, tmp_path: Path) -> Files:
 def own_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(certificates, "LOOK_EVERY_S", 0.0)
     yield
-    rpc.use_tls(TlsSettings())
+    use_tls(TlsSettings())
 
 
 def settings(files: Files) -> TlsSettings:
@@ -95,13 +96,13 @@ async def refused(channel: Any, **kw: Any) -> grpc.aio.AioRpcError:
 
 
 async def test_two_of_one_deployment_talk(files: Files) -> None:
-    rpc.use_tls(settings(files))
+    use_tls(settings(files))
     async with served() as server, rpc.channel(server.address, TOKEN) as channel:
         assert await echo(channel) == b"hi"
 
 
 async def test_the_token_is_asked_for_all_the_same(files: Files) -> None:
-    rpc.use_tls(settings(files))
+    use_tls(settings(files))
     async with served() as server, rpc.channel(server.address, "another") as channel:
         assert (await refused(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
     assert server.num_calls == 0
@@ -110,7 +111,7 @@ async def test_the_token_is_asked_for_all_the_same(files: Files) -> None:
 async def test_strangers_are_turned_away_and_disturb_nobody(
     authority: Authority, files: Files, tmp_path: Path
 ) -> None:
-    rpc.use_tls(settings(files))
+    use_tls(settings(files))
     foreign = Authority("another").issue(tmp_path / "foreign", "baton")
     ca, token = files.ca.read_bytes(), rpc.auth_metadata(TOKEN)
     async with served() as server, rpc.channel(server.address, TOKEN) as friend:
@@ -136,16 +137,16 @@ async def test_a_server_of_another_authority_or_name_is_not_trusted(
     authority: Authority, files: Files, tmp_path: Path
 ) -> None:
     foreign = Authority("another").issue(tmp_path / "foreign", "baton")
-    rpc.use_tls(settings(foreign))
+    use_tls(settings(foreign))
     async with served() as server:
-        rpc.use_tls(settings(files))
+        use_tls(settings(files))
         async with rpc.channel(server.address, TOKEN) as channel:
             assert "CERTIFICATE_VERIFY_FAILED" in ((await refused(channel)).details() or "")
 
     other = authority.issue(tmp_path / "other", "llm")
-    rpc.use_tls(settings(other).model_copy(update={"server_name": "llm"}))
+    use_tls(settings(other).model_copy(update={"server_name": "llm"}))
     async with served() as server:
-        rpc.use_tls(settings(files))
+        use_tls(settings(files))
         async with rpc.channel(server.address, TOKEN) as channel:
             assert "Hostname" in ((await refused(channel)).details() or "")
     assert server.num_calls == 0
@@ -153,7 +154,7 @@ async def test_a_server_of_another_authority_or_name_is_not_trusted(
 
 async def test_a_client_with_tls_gets_nothing_from_a_plain_server(files: Files) -> None:
     async with served() as server:
-        rpc.use_tls(settings(files))
+        use_tls(settings(files))
         async with rpc.channel(server.address, TOKEN) as channel:
             assert (await refused(channel)).code() is grpc.StatusCode.UNAVAILABLE
 
@@ -162,7 +163,7 @@ async def test_new_authorities_replace_the_old_on_open_channels_and_ports(
     files: Files, tmp_path: Path
 ) -> None:
     """All files are replaced by those of another authority, as when a root is given up."""
-    rpc.use_tls(settings(files))
+    use_tls(settings(files))
     old = mine(files)
     async with served() as server, rpc.channel(server.address, TOKEN) as channel:
         stream = channel.stream_stream("/x/stream")()
@@ -185,4 +186,4 @@ async def test_new_authorities_replace_the_old_on_open_channels_and_ports(
 def test_files_of_no_use_are_errors_at_once(files: Files) -> None:
     files.key.unlink()
     with pytest.raises(ConfigError, match=r"tls\.key_file"):
-        rpc.use_tls(settings(files))
+        use_tls(settings(files))

@@ -1,4 +1,4 @@
-"""Streams between workers over real gRPC: what ends them, and that whoever waits hears so."""
+"""Links between workers over real streams: what ends them, and that whoever waits hears so."""
 
 from __future__ import annotations
 
@@ -9,33 +9,30 @@ from typing import Any
 
 import pytest
 
-from baton.telemetry import rpc
 from baton.transfer import links
 from baton.transfer.hello import Greeter
 from baton.transfer.inproc import InprocTransport
 from baton.transfer.links import Link, Links, Message
-from baton.v1 import common_pb2, transfer_pb2_grpc
+from baton.v1 import common_pb2
+from baton.wire.streams.methods import HANDOFF
+from baton.wire.streams.server import StreamServer
 from fakes.transfer import DIGEST, GROUP, TOKEN, make_arena
 
 
-class End(transfer_pb2_grpc.TransferServiceServicer):
+class End:
     """A worker's links, and a journal of what they say."""
 
     def __init__(self, name: str) -> None:
         self.news: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         transport, arena = InprocTransport(name), make_arena(1)
         transport.register([arena])
-        self.server = rpc.server(TOKEN)
-        port = rpc.listen(self.server, "127.0.0.1", 0)
-        self.ref = common_pb2.WorkerRef(worker_id=name, epoch=1, address=f"127.0.0.1:{port}")
+        self.server = StreamServer("127.0.0.1", 0, TOKEN)
+        self.ref = common_pb2.WorkerRef(worker_id=name, epoch=1, address=self.server.address)
         self.greeter = Greeter(self.ref, DIGEST, [GROUP], [arena], transport)
         loop = asyncio.get_running_loop()
         post = loop.call_soon_threadsafe
         self.links = Links(self.greeter, TOKEN, loop, post, post, self)
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(self, self.server)
-
-    async def Handoff(self, request_iterator: Any, context: Any) -> None:
-        await self.links.serve(request_iterator, context)
+        self.server.add(HANDOFF, self.links.serve)
 
     async def next(self) -> tuple[str, Any]:
         async with asyncio.timeout(30):
@@ -64,22 +61,24 @@ async def ends() -> AsyncIterator[tuple[End, End]]:
     finally:
         dialler.links.close()
         await asyncio.sleep(0)
-        await acceptor.server.stop(0)
+        for end in (dialler, acceptor):
+            await end.server.stop(0)
 
 
 @pytest.mark.parametrize("side", ["dialler", "acceptor"])
 async def test_a_stream_ends_when_too_much_waits_to_be_read(
     side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "MAX_QUEUED", 8)
+    monkeypatch.setattr(links, "MAX_UNSENT", 1 << 20)
     async with ends() as (dialler, acceptor):
         dialler.links.dial(acceptor.ref)
         name, link = await dialler.next()
         other_name, other_link = await acceptor.next()
         assert name == other_name == "up"
         one, its_link = (dialler, link) if side == "dialler" else (acceptor, other_link)
-        for _ in range(20):
-            its_link.send(Message(handoff_id=bytes(16)))
+        # More than the system's own buffers take.
+        for _ in range(40):
+            its_link.send(Message(handoff_id=bytes(1 << 20)))
         while (news := await one.next())[0] == "message":
             """What came before is of no matter."""
         assert news == ("down", "the peer reads too slowly")

@@ -12,7 +12,7 @@ from baton.core.request import FinishReason
 from baton.engine.outputs import TokenRow
 from baton.v1 import session_pb2
 from baton.worker import gateway_session
-from unit.worker.test_sessions import Bench, FakeStream, close
+from unit.worker.test_sessions import Bench, GatewaysEnd, close
 
 SlotEvent = session_pb2.SlotEvent
 INTERVAL = 1000
@@ -28,7 +28,7 @@ def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 class Gathering:
     """A session with two submissions: 1 gathers its tokens, 2 does not."""
 
-    def __init__(self, bench: Bench, stream: FakeStream) -> None:
+    def __init__(self, bench: Bench, stream: GatewaysEnd) -> None:
         self.bench = bench
         self.stream = stream
 
@@ -55,7 +55,7 @@ async def gathering() -> AsyncIterator[Gathering]:
     bench = Bench()
     stream = await bench.open()
     submit = session_pb2.Submit(slot=1, stream_interval=INTERVAL, choices=[session_pb2.Choice()])
-    stream.send(submits=[submit, session_pb2.Submit(slot=2)])
+    stream.say(submits=[submit, session_pb2.Submit(slot=2)])
     await bench.until(lambda: len(bench.submitted) == 2)
     it = Gathering(bench, stream)
     it.publish(row(0))
@@ -110,7 +110,7 @@ async def test_nothing_is_held_for_long(
 ) -> None:
     gathering.publish(row(3, finish=FinishReason.LENGTH))
     monkeypatch.setattr(gateway_session, "HELD_WAIT_S", 0.01)
-    gathering.stream.send(submits=[session_pb2.Submit(slot=3, stream_interval=INTERVAL)])
+    gathering.stream.say(submits=[session_pb2.Submit(slot=3, stream_interval=INTERVAL)])
     await gathering.bench.until(lambda: ("s", 3) in gathering.bench.submitted)
     # The timer of the first rows is still running.
     gathering.bench.sessions.publish([], [], session_pb2.Load(draining=True))
@@ -123,7 +123,7 @@ async def test_a_stream_that_resumes_brings_them(gathering: Gathering) -> None:
     await gathering.stream.lose()
     gathering.publish(row(3))
     point = session_pb2.ResumePoint(slot=1, next_position=1)
-    gathering.stream = FakeStream(gathering.bench.sessions, resume=[point])
+    gathering.stream = GatewaysEnd(gathering.bench.sessions, resume=[point])
     await gathering.stream.until(lambda: gathering.positions == [1, 2, 3])
 
 
@@ -167,7 +167,7 @@ async def test_gradual_load_goes_with_tokens_once_it_is_old(
 
 
 async def test_what_is_cancelled_is_not_sent(gathering: Gathering) -> None:
-    gathering.stream.send(cancels=[session_pb2.Cancel(slot=1)])
+    gathering.stream.say(cancels=[session_pb2.Cancel(slot=1)])
     await gathering.bench.until(lambda: gathering.bench.cancelled)
     gathering.publish(draining=1)
     await gathering.stream.until(lambda: loads(gathering))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
-import grpc
 import pytest
 
 from baton.core.handoff import Key
@@ -14,6 +13,7 @@ from baton.core.request import FinishReason, TokenLogprobs
 from baton.core.settings import WorkerSettings
 from baton.engine.outputs import TokenRow
 from baton.v1 import common_pb2, session_pb2
+from baton.wire.streams.status import Code, StreamError
 from baton.worker import sessions as worker_sessions
 from baton.worker.sessions import Sessions
 
@@ -23,12 +23,8 @@ SlotEvent = session_pb2.SlotEvent
 Row = tuple[int, int, int, int]  # slot, choice, position, token
 
 
-class Aborted(Exception):
-    pass
-
-
-class FakeStream:
-    """One gRPC call as a servicer sees it. Writing blocks while `gate` is closed."""
+class GatewaysEnd:
+    """A gateway's stream, as `Sessions.serve` sees it. It takes no more while `gate` is closed."""
 
     def __init__(self, sessions: Sessions, session_id: str = "s", **opening: Any) -> None:
         self.inbox: asyncio.Queue[session_pb2.SessionRequest | None] = asyncio.Queue()
@@ -36,40 +32,41 @@ class FakeStream:
         self.gate = asyncio.Event()
         self.gate.set()
         self.changed = asyncio.Event()
-        self.aborted: tuple[grpc.StatusCode, str] | None = None
+        self.ended: StreamError | None = None
         opening = {"worker_epoch": 5, "protocol": 1} | opening
-        self.send(open=session_pb2.Open(session_id=session_id, **opening))
+        self.say(open=session_pb2.Open(session_id=session_id, **opening))
         self.task = asyncio.create_task(self._serve(sessions))
 
     async def _serve(self, sessions: Sessions) -> None:
         try:
-            await sessions.Session(self._requests(), self)  # type: ignore[arg-type]
-        except Aborted:
-            pass
+            await sessions.serve(cast(Any, self))
+        except StreamError as error:
+            self.ended = error
         finally:
             self.changed.set()
 
-    async def _requests(self) -> AsyncIterator[session_pb2.SessionRequest]:
-        while (request := await self.inbox.get()) is not None:
+    # Stream
+    async def read(self) -> session_pb2.SessionRequest | None:
+        return await self.inbox.get()
+
+    async def __aiter__(self) -> AsyncIterator[session_pb2.SessionRequest]:
+        while (request := await self.read()) is not None:
             yield request
 
-    # grpc.aio.ServicerContext
-    async def write(self, response: session_pb2.SessionResponse) -> None:
+    async def writable(self) -> None:
         await self.gate.wait()
+
+    def send(self, response: session_pb2.SessionResponse) -> None:
         self.responses.append(response)
         self.changed.set()
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> None:
-        self.aborted = (code, details)
-        raise Aborted
-
     # the test's side
-    def send(self, **message: Any) -> None:
+    def say(self, **message: Any) -> None:
         self.inbox.put_nowait(session_pb2.SessionRequest(**message))
 
     def submit(self, *slots: int) -> None:
         for slot in slots:
-            self.send(submits=[session_pb2.Submit(slot=slot, request_id=f"r{slot}")])
+            self.say(submits=[session_pb2.Submit(slot=slot, request_id=f"r{slot}")])
 
     @property
     def opened(self) -> session_pb2.Opened:
@@ -99,7 +96,7 @@ class FakeStream:
             await self.changed.wait()
 
     async def lose(self) -> None:
-        """The connection breaks: gRPC cancels the handler."""
+        """The connection breaks: the handler is cancelled."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
@@ -132,8 +129,8 @@ class Bench:
             self.news.clear()
             await self.news.wait()
 
-    async def open(self, *slots: int, session_id: str = "s", **opening: Any) -> FakeStream:
-        stream = FakeStream(self.sessions, session_id, **opening)
+    async def open(self, *slots: int, session_id: str = "s", **opening: Any) -> GatewaysEnd:
+        stream = GatewaysEnd(self.sessions, session_id, **opening)
         stream.submit(*slots)
         await stream.until(lambda: stream.responses)
         await self.until(lambda: {(session_id, s) for s in slots} <= set(self.submitted))
@@ -144,7 +141,7 @@ class Bench:
         self.sessions.publish(rows, [], None)
 
 
-async def close(bench: Bench, *streams: FakeStream) -> None:
+async def close(bench: Bench, *streams: GatewaysEnd) -> None:
     for stream in streams:
         await stream.lose()
     bench.sessions.close()
@@ -194,7 +191,7 @@ async def test_steps_that_a_slow_stream_missed_become_one_frame() -> None:
     stream.gate.set()
     await stream.until(lambda: len(stream.rows) == 6)
     assert [p for _, _, p, _ in stream.rows] == list(range(6))
-    assert len(stream.frames) == 2
+    assert len(stream.frames) == 1
     await close(bench, stream)
 
 
@@ -312,9 +309,9 @@ async def test_session_opened_again_replaces_a_stream_that_still_lives() -> None
     bench = Bench()
     old = await bench.open(1)
     new = await bench.open(resume=[session_pb2.ResumePoint(slot=1)])
-    await old.until(lambda: old.aborted)
-    assert old.aborted is not None
-    assert old.aborted[0] is grpc.StatusCode.ABORTED
+    await old.until(lambda: old.ended)
+    assert old.ended is not None
+    assert old.ended.code is Code.ABORTED
     bench.tokens(0)
     await new.until(lambda: new.rows)
     assert old.rows == []
@@ -343,9 +340,9 @@ async def test_session_without_slots_ends_with_its_stream() -> None:
 async def test_forgotten_slot_is_kept_no_longer_and_not_cancelled() -> None:
     bench = Bench()
     stream = await bench.open(1, 2)
-    stream.send(forget=session_pb2.Forget(slots=[1, 7]))
-    stream.send(cancels=[session_pb2.Cancel(slot=2)])
-    stream.send(cancels=[session_pb2.Cancel(slot=99)])
+    stream.say(forget=session_pb2.Forget(slots=[1, 7]))
+    stream.say(cancels=[session_pb2.Cancel(slot=2)])
+    stream.say(cancels=[session_pb2.Cancel(slot=99)])
     await bench.until(lambda: bench.cancelled)
     assert bench.cancelled == [("s", 2)]
     assert bench.sessions.num_slots == 0
@@ -364,17 +361,17 @@ async def test_a_slot_number_is_taken_once() -> None:
 @pytest.mark.parametrize(
     ("opening", "code"),
     [
-        ({"worker_epoch": 6}, grpc.StatusCode.FAILED_PRECONDITION),
-        ({"protocol": 2}, grpc.StatusCode.FAILED_PRECONDITION),
-        ({"session_id": ""}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"worker_epoch": 6}, Code.FAILED_PRECONDITION),
+        ({"protocol": 2}, Code.FAILED_PRECONDITION),
+        ({"session_id": ""}, Code.INVALID_ARGUMENT),
     ],
 )
-async def test_wrong_opening_is_refused(opening: dict[str, Any], code: grpc.StatusCode) -> None:
+async def test_wrong_opening_is_refused(opening: dict[str, Any], code: Code) -> None:
     bench = Bench()
-    stream = FakeStream(bench.sessions, **opening)
-    await stream.until(lambda: stream.aborted)
-    assert stream.aborted is not None
-    assert stream.aborted[0] is code
+    stream = GatewaysEnd(bench.sessions, **opening)
+    await stream.until(lambda: stream.ended)
+    assert stream.ended is not None
+    assert stream.ended.code is code
     assert bench.sessions.num_sessions == 0
 
 
@@ -386,12 +383,12 @@ async def test_unknown_epoch_is_accepted() -> None:
 
 async def test_stream_must_begin_with_open() -> None:
     bench = Bench()
-    stream = FakeStream(bench.sessions)
+    stream = GatewaysEnd(bench.sessions)
     stream.inbox.get_nowait()
     stream.submit(1)
-    await stream.until(lambda: stream.aborted)
-    assert stream.aborted is not None
-    assert stream.aborted[0] is grpc.StatusCode.INVALID_ARGUMENT
+    await stream.until(lambda: stream.ended)
+    assert stream.ended is not None
+    assert stream.ended.code is Code.INVALID_ARGUMENT
 
 
 async def test_gateway_that_says_goodbye_ends_the_stream() -> None:
@@ -399,19 +396,19 @@ async def test_gateway_that_says_goodbye_ends_the_stream() -> None:
     stream = await bench.open(1)
     stream.inbox.put_nowait(None)
     await stream.task
-    assert stream.aborted is None
+    assert stream.ended is None
     await bench.until(lambda: bench.cancelled)
 
 
 async def test_migrate_is_passed_on_with_the_attempt_and_ends_the_word_of_the_last_try() -> None:
     bench = Bench()
     stream = await bench.open()
-    stream.send(submits=[session_pb2.Submit(slot=1, request_id="r", attempt=3)])
+    stream.say(submits=[session_pb2.Submit(slot=1, request_id="r", attempt=3)])
     await bench.until(lambda: bench.submitted)
     key = bench.submitted[0]
     bench.sessions.publish([], [(key, SlotEvent(kind=SlotEvent.KIND_MOVE_FAILED))], None)
     for slot in (99, 1):
-        stream.send(migrates=[session_pb2.Migrate(slot=slot)])
+        stream.say(migrates=[session_pb2.Migrate(slot=slot)])
     await bench.until(lambda: bench.migrated)
     assert bench.migrated == [(key, 3)], "unknown slots are ignored"
     await stream.lose()
@@ -425,18 +422,19 @@ async def test_migrate_is_passed_on_with_the_attempt_and_ends_the_word_of_the_la
 async def test_prefetch_needs_no_slot() -> None:
     bench = Bench()
     stream = await bench.open()
-    stream.send(prefetches=[session_pb2.Prefetch(model="m")])
+    stream.say(prefetches=[session_pb2.Prefetch(model="m")])
     await bench.until(lambda: bench.prefetched == ["m"])
     await close(bench, stream)
 
 
 async def test_a_stream_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_sessions, "OPEN_WAIT_S", 0.01)
-    stream = FakeStream(Bench().sessions)
+    stream = GatewaysEnd(Bench().sessions)
     # Not even its `open`.
     stream.inbox.get_nowait()
-    await stream.until(lambda: stream.aborted)
-    assert stream.aborted == (grpc.StatusCode.DEADLINE_EXCEEDED, "no `open` came")
+    await stream.until(lambda: stream.ended)
+    assert stream.ended is not None
+    assert (stream.ended.code, stream.ended.details) == (Code.DEADLINE_EXCEEDED, "no `open` came")
 
 
 async def test_load_names_the_newest_submission_that_it_counts() -> None:

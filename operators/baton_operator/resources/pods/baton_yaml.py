@@ -60,7 +60,7 @@ def worker_config(context: Context, pool: PoolSpec) -> str:
         },
         "worker": {
             "role": pool.role,
-            "port": names.WORKER_GRPC_PORT,
+            "port": names.WORKER_PORT,
             "health_port": names.WORKER_HEALTH_PORT,
             "ray": True,
             "num_nodes": pool.parallelism.nodes if pool.parallelism.nodes > 1 else None,

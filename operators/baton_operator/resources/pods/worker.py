@@ -37,7 +37,7 @@ def worker_template(context: Context, pool: PoolSpec, revision: str) -> Manifest
         "env": _environment(context),
         "ports": [
             {"name": "health", "containerPort": names.WORKER_HEALTH_PORT, "protocol": "TCP"},
-            {"name": "grpc", "containerPort": names.WORKER_GRPC_PORT, "protocol": "TCP"},
+            {"name": "tcp-baton", "containerPort": names.WORKER_PORT, "protocol": "TCP"},
         ],
         **_probes(context),
         "volumeMounts": [mount for _, mount in volumes],

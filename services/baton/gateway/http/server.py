@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
-import ssl
 from collections.abc import Iterator
 
 import uvicorn
@@ -17,48 +15,14 @@ from baton.core.errors import ConfigError, UnavailableError
 from baton.gateway.answer.base import OpenAnswers
 from baton.gateway.http.protocol import KEEP_ALIVE_S, Protocol
 from baton.telemetry.certificates import Certificates
-from baton.telemetry.rpc import join_address
 
 # For the last bytes of answers that were ended, and for connections to close.
 _FLUSH_S = 1.0
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError naming host and port when they cannot be had."""
-    where = join_address(host, port)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"cannot listen on {host!r}: not an address of this machine") from error
-    family, _, _, _, address = found[0]
-    try:
-        return socket.create_server(address, family=family, backlog=2048)
-    except OSError as error:
-        reason = (
-            "the port is in use; choose another, or 0 for any free one"
-            if error.errno == errno.EADDRINUSE
-            else error.strerror or str(error)
-        )
-        raise ConfigError(f"cannot listen on {where}: {reason}") from error
-
-
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop; for `asyncio.Runner(loop_factory=new_event_loop)`."""
     return uvloop.new_event_loop()
-
-
-def _renewed_context(certificates: Certificates) -> ssl.SSLContext:
-    """A context that hands each connection on to the one of the latest certificate."""
-    first = certificates.latest().context
-
-    def on_hello(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        # Called whether or not the client names a server.
-        latest = certificates.latest().context
-        if latest is not context:
-            connection.context = latest
-
-    first.sni_callback = on_hello
-    return first
 
 
 class _Server(uvicorn.Server):
@@ -93,7 +57,7 @@ class HttpServer:
         )
         config.load()
         if certificates is not None:
-            config.ssl = _renewed_context(certificates)
+            config.ssl = certificates.server_context()
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 

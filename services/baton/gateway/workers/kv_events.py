@@ -10,9 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import count
-from typing import Any, cast
-
-import grpc
 
 from baton.core.clock import Clock, monotonic
 from baton.core.settings import RouterSettings
@@ -22,14 +19,17 @@ from baton.gateway.workers.kv_feed import Heard, KvFeed, hash_scope, indexed_gro
 from baton.gateway.workers.prefix_lookup import HashScopes, PrefixLookup
 from baton.router.prefix_index import IndexTier
 from baton.router.shared.memory import SharedFile
-from baton.telemetry import rpc
 from baton.telemetry.logging import event
 from baton.telemetry.metrics import Metrics
-from baton.v1 import common_pb2, events_pb2_grpc
+from baton.v1 import common_pb2, events_pb2
+from baton.wire.streams.client import dial
+from baton.wire.streams.methods import KV_EVENTS
+from baton.wire.streams.status import StreamError
+from baton.wire.streams.stream import Stream
 
 log = logging.getLogger(__name__)
 
-_EOF: Any = cast(Any, grpc.aio).EOF
+EventStream = Stream[events_pb2.KvEventsRequest, events_pb2.KvEventsResponse]
 # Pauses before a stream that ended is opened again; the first goes for gaps, too.
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
@@ -126,28 +126,24 @@ class KvIndexReader:
 
     async def _follow(self, followed: _Followed) -> None:
         worker_id = followed.worker.worker_id
-        async with rpc.channel(followed.worker.address, self._token) as channel:
-            stub = events_pb2_grpc.EventsServiceStub(channel)  # type: ignore[no-untyped-call]
-            while True:
-                call: Any = stub.KvEvents(followed.feed.request())
-                try:
-                    await self._read(call, followed)
-                except grpc.aio.AioRpcError as error:
-                    reason = error.details() or error.code().name
-                    log.info(*event("kv_events_lost", worker=worker_id, reason=reason))
-                except Exception:
-                    log.exception(*event("kv_events_failed", worker=worker_id))
-                    followed.feed.doubt()
-                    self._index.set_synced(followed.row, False)
-                finally:
-                    call.cancel()
-                await asyncio.sleep(followed.backoff_s)
-                followed.backoff_s = min(MAX_BACKOFF_S, 2 * followed.backoff_s)
+        while True:
+            try:
+                async with dial(followed.worker.address, self._token, KV_EVENTS) as stream:
+                    stream.send(followed.feed.request())
+                    await self._read(stream, followed)
+            except StreamError as error:
+                log.info(*event("kv_events_lost", worker=worker_id, reason=error.details))
+            except Exception:
+                log.exception(*event("kv_events_failed", worker=worker_id))
+                followed.feed.doubt()
+                self._index.set_synced(followed.row, False)
+            await asyncio.sleep(followed.backoff_s)
+            followed.backoff_s = min(MAX_BACKOFF_S, 2 * followed.backoff_s)
 
-    async def _read(self, call: Any, followed: _Followed) -> None:
+    async def _read(self, stream: EventStream, followed: _Followed) -> None:
         """Apply what comes until the stream ends or leaves something out."""
         events = self._metrics.kv_events
-        while (response := await call.read()) is not _EOF:
+        async for response in stream:
             heard = followed.feed.take(response)
             events.labels(heard.name.lower()).inc()
             if heard is Heard.DELTA:

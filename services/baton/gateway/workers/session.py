@@ -10,24 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
-
-import grpc
+from typing import Literal, Protocol
 
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, WorkerLostError
 from baton.core.request import TokenLogprobs
-from baton.telemetry import rpc
 from baton.telemetry.logging import event
-from baton.v1 import common_pb2, session_pb2, session_pb2_grpc
+from baton.v1 import common_pb2, session_pb2
 from baton.wire.frames import frame_logprobs
+from baton.wire.streams.client import ask, dial
+from baton.wire.streams.methods import SESSION, Method
+from baton.wire.streams.status import Code, StreamError
+from baton.wire.streams.stream import In, Out, Stream
 from baton.wire.version import PROTOCOL_MAX
 
 log = logging.getLogger(__name__)
 
-_EOF: Any = cast(Any, grpc.aio).EOF
+WorkerStream = Stream[session_pb2.SessionRequest, session_pb2.SessionResponse]
 # Ended slots are reported together: so many at once, or after so long.
 FORGET_BATCH = 64
 FORGET_DELAY_S = 0.25
@@ -44,11 +44,10 @@ CLOSE_S = 0.5
 # A worker that answers so will not answer otherwise next time.
 _FINAL = frozenset(
     {
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
+        Code.FAILED_PRECONDITION,
+        Code.INVALID_ARGUMENT,
+        Code.UNAUTHENTICATED,
+        Code.UNIMPLEMENTED,
     }
 )
 
@@ -108,8 +107,6 @@ class WorkerSession:
     ) -> None:
         self.worker = worker
         self.is_up = False
-        # To the worker, while the session lives: also for calls beside the stream.
-        self.channel: grpc.aio.Channel | None = None
         self._token = token
         self._owner = owner
         self._window_s = window_s
@@ -181,6 +178,10 @@ class WorkerSession:
                 FORGET_DELAY_S, self._wake_writer
             )
 
+    async def ask(self, method: Method[Out, In], request: Out, timeout_s: float) -> In:
+        """Call another method of the worker. Raises StreamError."""
+        return await ask(self.worker.address, self._token, method, request, timeout_s)
+
     def drop(self, loss: Loss) -> None:
         """Give the worker up at once."""
         if self._task is not None:
@@ -213,37 +214,35 @@ class WorkerSession:
         """Keep a stream open; returns why the worker has to be given up."""
         reason = ""
         until = self._clock() + self._window_s
-        async with rpc.channel(self.worker.address, self._token) as self.channel:
-            channel = self.channel
-            stub = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
-            while (left := until - self._clock()) > 0:
-                call: Any = stub.Session()
-                tried_at = self._clock()
-                try:
-                    async with asyncio.timeout(left):
-                        opened = await self._open(call)
+        while (left := until - self._clock()) > 0:
+            tried_at = self._clock()
+            try:
+                async with (
+                    asyncio.timeout(left) as opening,
+                    dial(self.worker.address, self._token, SESSION) as stream,
+                ):
+                    opened = await self._open(stream)
+                    opening.reschedule(None)
                     self._take_opened(opened)
-                    reason = await self._follow(call)
-                except TimeoutError:
-                    break
-                except grpc.aio.AioRpcError as error:
-                    reason = error.details() or error.code().name
-                    if error.code() in _FINAL:
-                        return Loss("rejected", reason)
-                    if rpc.is_refusal(error):
-                        return Loss("refused", reason)
-                finally:
-                    call.cancel()
-                if self._closing:
-                    break
-                if self.is_up:
-                    until = self._clock() + self._window_s
-                    self._set_down(reason)
-                # The first try to resume comes at once.
-                await asyncio.sleep(max(0.0, tried_at + RETRY_S - self._clock()))
+                    reason = await self._follow(stream)
+            except TimeoutError:
+                break
+            except StreamError as error:
+                reason = error.details
+                if error.code in _FINAL:
+                    return Loss("rejected", reason)
+                if error.refused:
+                    return Loss("refused", reason)
+            if self._closing:
+                break
+            if self.is_up:
+                until = self._clock() + self._window_s
+                self._set_down(reason)
+            # The first try to resume comes at once.
+            await asyncio.sleep(max(0.0, tried_at + RETRY_S - self._clock()))
         return Loss("silent", f"no answer for {self._window_s:g} s; {reason}".rstrip("; "))
 
-    async def _open(self, call: Any) -> session_pb2.Opened:
+    async def _open(self, stream: WorkerStream) -> session_pb2.Opened:
         """Say who this is and where each slot continues; the worker's answer."""
         opening = session_pb2.Open(
             session_id=self._id, worker_epoch=self.worker.epoch, protocol=PROTOCOL_MAX
@@ -252,14 +251,11 @@ class WorkerSession:
             received = self._slots[slot].received or {0: 0}
             for choice, position in received.items():
                 opening.resume.add(slot=slot, choice=choice, next_position=position)
-        # If the call is over already, reading says why.
-        with suppress(asyncio.InvalidStateError):
-            await call.write(session_pb2.SessionRequest(open=opening))
-        response = await call.read()
-        if response is _EOF:
-            raise TimeoutError
-        opened: session_pb2.Opened = response.opened
-        return opened
+        stream.send(session_pb2.SessionRequest(open=opening))
+        response = await stream.read()
+        if response is None:
+            raise StreamError(Code.UNAVAILABLE, "the worker ended the stream")
+        return response.opened
 
     def _take_opened(self, opened: session_pb2.Opened) -> None:
         self.is_up = True
@@ -270,17 +266,17 @@ class WorkerSession:
             for slot in sorted(self._sent):
                 self._lose(slot, lost)
 
-    async def _follow(self, call: Any) -> str:
+    async def _follow(self, stream: WorkerStream) -> str:
         """Take frames until the stream ends or falls silent, and say which of them.
 
-        Raises AioRpcError when it breaks.
+        Raises StreamError when it breaks.
         """
         now = asyncio.get_running_loop().time
-        writer = asyncio.create_task(self._write(call))
+        writer = asyncio.create_task(self._write(stream))
         try:
             async with asyncio.timeout(SILENCE_S) as silence:
                 moved_at = now()
-                while (response := await call.read()) is not _EOF:
+                async for response in stream:
                     if now() - moved_at > SILENCE_STEP_S:
                         moved_at = now()
                         silence.reschedule(moved_at + SILENCE_S)
@@ -292,17 +288,17 @@ class WorkerSession:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
-    async def _write(self, call: Any) -> None:
+    async def _write(self, stream: WorkerStream) -> None:
         """Send what is queued, all of it at once."""
         while True:
+            await stream.writable()
+            self._wake.clear()
             message = self._take_outbox()
             if message.ByteSize():
-                await call.write(message)
-                continue
+                stream.send(message)
             if self._closing:
-                await call.done_writing()
+                stream.done_writing()
                 return
-            self._wake.clear()
             await self._wake.wait()
 
     def _take_outbox(self) -> session_pb2.SessionRequest:

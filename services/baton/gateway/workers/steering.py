@@ -1,17 +1,15 @@
-"""Drain and undrain a worker, over the channel that the gateway's session with it has."""
+"""Drain and undrain a worker that the gateway has a session with."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, Protocol, TypeVar
-
-import grpc
+from typing import Protocol
 
 from baton.core.errors import UnavailableError
 from baton.gateway.workers.session import WorkerSession
-from baton.v1 import worker_pb2, worker_pb2_grpc
-
-T = TypeVar("T")
+from baton.v1 import worker_pb2
+from baton.wire.streams.methods import DRAIN, UNDRAIN, Method
+from baton.wire.streams.status import Code, StreamError
+from baton.wire.streams.stream import In, Out
 
 # A worker answers at once or not at all.
 TIMEOUT_S = 5.0
@@ -37,32 +35,21 @@ async def drain(session: WorkerSession, within_s: float, reason: str) -> int:
     """See Steering."""
     within_ms = min(_MAX_MS, int(within_s * 1000))
     request = worker_pb2.DrainRequest(reason=reason, within_ms=within_ms)
-    answer = await _answer(session, _stub(session).Drain(request, timeout=TIMEOUT_S))
-    return int(answer.num_running)
+    answer = await _ask(session, DRAIN, request)
+    return answer.num_running
 
 
 async def undrain(session: WorkerSession) -> None:
     """See Steering."""
-    request = worker_pb2.UndrainRequest()
-    await _answer(session, _stub(session).Undrain(request, timeout=TIMEOUT_S))
+    await _ask(session, UNDRAIN, worker_pb2.UndrainRequest())
 
 
-def _stub(session: WorkerSession) -> Any:
-    if session.channel is None:
-        raise UnavailableError(f"worker {session.worker.worker_id} is not connected")
-    return worker_pb2_grpc.WorkerServiceStub(session.channel)  # type: ignore[no-untyped-call]
-
-
-async def _answer(session: WorkerSession, call: Awaitable[T]) -> T:
+async def _ask(session: WorkerSession, method: Method[Out, In], request: Out) -> In:
     worker_id = session.worker.worker_id
     try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            raise UnavailableError(f"worker {worker_id}: {error.details()}") from error
+        return await session.ask(method, request, TIMEOUT_S)
+    except StreamError as error:
+        if error.code is Code.FAILED_PRECONDITION:
+            raise UnavailableError(f"worker {worker_id}: {error.details}") from error
         # Not its details: they have addresses.
-        raise UnavailableError(
-            f"worker {worker_id} does not answer ({error.code().name})"
-        ) from error
-    except grpc.aio.UsageError as error:
-        raise UnavailableError(f"worker {worker_id} is not connected") from error
+        raise UnavailableError(f"worker {worker_id} does not answer ({error.code.name})") from error

@@ -176,7 +176,7 @@ def test_no_overlay_takes_away_what_baton_needs(context: Context) -> None:
         assert mounted["/etc/baton"]["configMap"]["name"]
         ports = {each["name"]: each["containerPort"] for each in container["ports"]}
         assert ports.items() >= (
-            {"health": 8081, "grpc": 8082}.items()
+            {"health": 8081, "tcp-baton": 8082}.items()
             if template["metadata"]["labels"][names.LABEL_COMPONENT] == "worker"
             else {"http": 8000, "grpc": 9000}.items()
         )
