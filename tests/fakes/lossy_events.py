@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from typing import Any, cast
 
-from baton.v1 import events_pb2
-from baton.worker.events import Context, EventLog, Response
+from baton.worker.events import EventLog, Response, Watcher
 
 
 class LossyEventLog(EventLog):
@@ -13,11 +12,22 @@ class LossyEventLog(EventLog):
 
     num_to_lose = 0
 
-    async def KvEvents(
-        self, request: events_pb2.KvEventsRequest, context: Context
-    ) -> AsyncIterator[Response]:
-        async for response in super().KvEvents(request, context):
-            if self.num_to_lose and response.HasField("delta"):
-                self.num_to_lose -= 1
-            else:
-                yield response
+    async def serve(self, watcher: Watcher) -> None:
+        await super().serve(cast(Watcher, _Lossy(watcher, self)))
+
+
+class _Lossy:
+    """A watcher's stream, with what it does not lose."""
+
+    def __init__(self, stream: Watcher, log: LossyEventLog) -> None:
+        self._stream = stream
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def send(self, response: Response) -> None:
+        if self._log.num_to_lose and response.HasField("delta"):
+            self._log.num_to_lose -= 1
+        else:
+            self._stream.send(response)

@@ -22,8 +22,8 @@ from baton.router.shared.index import IndexView
 from baton.router.shared.memory import SharedFile
 from baton.telemetry.metrics import Metrics
 from baton.transfer.layout import group_to_proto
-from baton.v1 import common_pb2, events_pb2
-from baton.worker.events import Context, EventLog, Response
+from baton.v1 import common_pb2
+from baton.worker.events import EventLog, Watcher
 from fakes.engines import prompt, request
 from fakes.loop_worker import TOKEN, LoopWorker, loop_workers
 from fakes.memory_store import MemoryStore
@@ -37,12 +37,9 @@ class CountingEventLog(EventLog):
 
     num_streams = 0
 
-    async def KvEvents(
-        self, request: events_pb2.KvEventsRequest, context: Context
-    ) -> AsyncIterator[Response]:
+    async def serve(self, watcher: Watcher) -> None:
         self.num_streams += 1
-        async for response in super().KvEvents(request, context):
-            yield response
+        await super().serve(watcher)
 
 
 def lease(worker: LoopWorker) -> common_pb2.WorkerLease:

@@ -1,10 +1,9 @@
-"""Handoffs of two workers over real gRPC: quarantine, deadlines, streams, and strange peers."""
+"""Handoffs of two workers over real streams: quarantine, deadlines, streams, and strange peers."""
 
 from __future__ import annotations
 
 import asyncio
 
-import grpc
 import pytest
 
 from baton.core.errors import (
@@ -18,6 +17,7 @@ from baton.transfer import entries
 from baton.transfer.messages import offer_body
 from baton.transfer.state import Due
 from baton.v1 import transfer_pb2 as pb
+from baton.wire.streams.status import Code, StreamError
 from fakes.proxy import Proxy
 from fakes.transfer import FakeWorker, Handoff, due_of, until
 from fakes.worker_pair import RawPeer, nothing_left, workers
@@ -320,10 +320,10 @@ async def test_hello_that_does_not_fit_is_refused_with_its_reason(
     hello: dict[str, object], words: str
 ) -> None:
     async with workers() as (source, target), RawPeer(source, target, **hello) as peer:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+        with pytest.raises(StreamError) as caught:
             await peer.hear()
-        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert words in caught.value.details()
+        assert caught.value.code is Code.FAILED_PRECONDITION
+        assert words in caught.value.details
 
 
 async def test_stream_must_begin_with_hello() -> None:
@@ -331,7 +331,7 @@ async def test_stream_must_begin_with_hello() -> None:
         peer = RawPeer(source, target)
         peer._hello = peer.message(status=pb.Status())
         async with peer:
-            with pytest.raises(grpc.aio.AioRpcError, match="must be Hello"):
+            with pytest.raises(StreamError, match="must be Hello"):
                 await peer.hear()
 
 
