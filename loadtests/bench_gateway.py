@@ -145,11 +145,17 @@ def show(name: str, value: str) -> None:
     print(f"{name:44} {value}", flush=True)
 
 
+def listens(port: int) -> bool:
+    """Raises OSError when nobody does."""
+    with socket.create_connection(("127.0.0.1", port)):
+        return True
+
+
 def bench_bare(options: argparse.Namespace) -> tuple[float, FirstTokens]:
     """CPU seconds per million tokens, and first tokens."""
     port = free_port()
     with process(str(HERE / "bare_sse.py"), str(port), str(STEP_MS)) as child:
-        wait_until(lambda: socket.create_connection(("127.0.0.1", port)).close() is None, "bare")
+        wait_until(lambda: listens(port), "bare")
         bare = Server(f"http://127.0.0.1:{port}", "/", child.pid)
         cost = cpu_per_million(bare, options.tokens)
         first = FirstTokens.of([seconds for _, seconds in first_events(bare, options.first)])

@@ -27,8 +27,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import uvloop
+from grpc_echo import EchoClient
 from measure import hardware, save
-from transfer_ends import EchoClient, End, Plan, Target, group_of, make_arena
+from transfer_ends import End, Plan, Target, group_of, make_arena
 
 from baton.core.settings import TransferSettings
 from baton.transfer.layout import run_descriptors
@@ -85,13 +87,16 @@ async def measure(settings: dict[str, Any], block_bytes: int, num_bytes: int, ru
     """Goodput for one block size and fabric, beside raw NIXL."""
     num_blocks = num_bytes // block_bytes
     shuffled = random.Random(0)
-    plan = Plan(*(tuple(shuffled.sample(range(num_blocks), num_blocks)) for _ in range(2)))
+    local, remote = (tuple(shuffled.sample(range(num_blocks), num_blocks)) for _ in range(2))
+    plan = Plan(local, remote)
     arena = make_arena(num_blocks, block_bytes)
     target = await asyncio.to_thread(Target, num_blocks, block_bytes, settings)
     end = End("source", 1, arena, group_of(block_bytes), TransferSettings(**settings))
     await end.start()
     numbers = itertools.count()
-    raws, alone, several = [], [], []
+    raws: list[float] = []
+    alone: list[float] = []
+    several: list[float] = []
     try:
         raw = Raw(end, target, plan)
         # The first ones connect.
@@ -150,11 +155,11 @@ async def measure_fixed(settings: dict[str, Any], runs: int) -> Figures:
 
 def goodput(fabric: str, checksum: str, kib: int, mib: int, runs: int) -> Figures:
     settings = {"ucx_tls": FABRICS[fabric], "checksum": checksum}
-    return asyncio.run(measure(settings, kib * 1024, mib * 2**20, runs))
+    return uvloop.run(measure(settings, kib * 1024, mib * 2**20, runs))
 
 
 def fixed_cost(fabric: str, runs: int) -> Figures:
-    return asyncio.run(measure_fixed({"ucx_tls": FABRICS[fabric], "checksum": "off"}, runs))
+    return uvloop.run(measure_fixed({"ucx_tls": FABRICS[fabric], "checksum": "off"}, runs))
 
 
 def apart(function: Callable[..., Figures], *args: object) -> Figures:

@@ -1,7 +1,7 @@
 """How long a worker had each request before its first token left: the part of a client's wait that
 is not the gateway's.
 
-From the moment a Submit is taken off the worker's gRPC stream to the moment the frame with the
+From the moment a Submit is taken off the worker's stream to the moment the frame with the
 first row is given to it, so both ends of the hop between gateway and worker count as the gateway's.
 """
 
@@ -14,25 +14,23 @@ from typing import Any
 
 from baton.v1 import session_pb2
 from baton.worker import worker
-from baton.worker.sessions import Context, Sessions
+from baton.worker.sessions import GatewayStream, Sessions
 
 
 class _Stream:
     """A session's stream as `Sessions` sees it, watched."""
 
-    def __init__(self, context: Context, note: Callable[[str, float], None]) -> None:
-        self._context = context
+    def __init__(self, stream: GatewayStream, note: Callable[[str, float], None]) -> None:
+        self._stream = stream
         self._note = note
         # Slot to request and arrival, while its first token has not left.
         self._waits: dict[int, tuple[str, float]] = {}
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
+        return getattr(self._stream, name)
 
-    async def requests(
-        self, requests: AsyncIterator[session_pb2.SessionRequest]
-    ) -> AsyncIterator[session_pb2.SessionRequest]:
-        async for request in requests:
+    async def __aiter__(self) -> AsyncIterator[session_pb2.SessionRequest]:
+        async for request in self._stream:
             now = time.monotonic()
             for submit in request.submits:
                 self._waits[submit.slot] = (submit.request_id, now)
@@ -40,7 +38,7 @@ class _Stream:
                 self._waits.pop(slot, None)
             yield request
 
-    async def write(self, response: session_pb2.SessionResponse) -> None:
+    def send(self, response: session_pb2.SessionResponse) -> None:
         if self._waits:
             now = time.monotonic()
             frame = response.frame
@@ -48,7 +46,7 @@ class _Stream:
                 if position == 0 and slot in self._waits:
                     request_id, arrived = self._waits.pop(slot)
                     self._note(request_id, now - arrived)
-        await self._context.write(response)
+        self._stream.send(response)
 
 
 def write_first_tokens(path: Path) -> None:
@@ -59,11 +57,9 @@ def write_first_tokens(path: Path) -> None:
         file.write(f"{request_id} {seconds:.9f}\n")
 
     class Watched(Sessions):
-        async def Session(
-            self, request_iterator: AsyncIterator[session_pb2.SessionRequest], context: Context
-        ) -> None:
-            stream: Any = _Stream(context, note)
-            await super().Session(stream.requests(request_iterator), stream)
+        async def serve(self, gateway: GatewayStream) -> None:
+            stream: Any = _Stream(gateway, note)
+            await super().serve(stream)
 
     worker.Sessions = Watched  # type: ignore[attr-defined]
 

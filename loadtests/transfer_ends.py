@@ -1,6 +1,6 @@
 """Two worker processes without engines, for measuring handoffs alone.
 
-Each end has what a worker has around its handoffs: a gRPC server on the asyncio thread, a loop
+Each end has what a worker has around its handoffs: streams on the asyncio thread, a loop
 thread that waits as `worker.engine_loop` does when its engine is idle, NIXL with its sender thread.
 Which blocks a handoff takes is given, so that no engine's time is in the figures.
 """
@@ -12,13 +12,14 @@ import multiprocessing
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import grpc
 import numpy as np
+import uvloop
+from grpc_echo import GrpcEcho
 
 from baton.core.errors import BatonError
 from baton.core.gc_pauses import settle_gc
@@ -26,11 +27,10 @@ from baton.core.handoff import BlocksReady, Key, MoveStopped, OfferDue, Reserved
 from baton.core.kv import Arena, GroupSpec, whole_slice
 from baton.core.request import Request, SamplingParams
 from baton.core.settings import TransferSettings
-from baton.telemetry import rpc
 from baton.transfer.base import HandoffTiming
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.nixl import NixlTransport
-from baton.v1 import common_pb2, transfer_pb2
+from baton.v1 import common_pb2
 from baton.wire.streams.methods import HANDOFF
 from baton.wire.streams.server import StreamServer
 from baton.worker.inbox import Inbox
@@ -40,7 +40,7 @@ DIGEST = "0" * 32
 HASH_BYTES = 16
 # Longest sleep of an idle loop, as `worker.engine_loop` has it.
 IDLE_S = 0.5
-ECHO = "/baton.bench.v1.EchoService/Echo"
+
 OUTPUTS = {0: SourceOutput((7,), None)}
 _spawn = multiprocessing.get_context("spawn")
 
@@ -215,8 +215,7 @@ class End:
     async def start(self) -> None:
         self.transport.register([self.arena])
         self._server = StreamServer("127.0.0.1", 0, TOKEN)
-        self._echo = rpc.server(TOKEN)
-        self.echo_address = f"127.0.0.1:{rpc.listen(self._echo, '127.0.0.1', 0)}"
+        self.echo = GrpcEcho()
         self.ref = common_pb2.WorkerRef(
             worker_id=self.name, epoch=self._epoch, address=self._server.address
         )
@@ -235,9 +234,8 @@ class End:
             do=self.loop.do,
         )
         self._server.add(HANDOFF, self.handoffs.serve)
-        self._echo.add_generic_rpc_handlers([_Echo()])
         await self._server.start()
-        await self._echo.start()
+        await self.echo.start()
         self.loop.start()
         settle_gc()
 
@@ -245,7 +243,7 @@ class End:
         await asyncio.to_thread(self.loop.stop)
         self.handoffs.close()
         await self._server.stop(0)
-        await self._echo.stop(0)
+        await self.echo.stop()
         self.transport.close()
 
     def start_target(self, number: int, plan: Plan, source: common_pb2.WorkerRef) -> None:
@@ -297,64 +295,6 @@ def make_arena(num_blocks: int, block_bytes: int) -> Arena:
     return Arena(0, view.ctypes.data, num_blocks, block_bytes, "DRAM", 0, view, held)
 
 
-# --- gRPC alone ---
-
-
-class _Echo(grpc.GenericRpcHandler):
-    """A stream that sends every message back, of the same kind as a handoff's."""
-
-    def service(self, handler_call_details: Any) -> Any:
-        if handler_call_details.method != ECHO:
-            return None
-        return grpc.stream_stream_rpc_method_handler(
-            _echo,
-            request_deserializer=transfer_pb2.HandoffRequest.FromString,
-            response_serializer=transfer_pb2.HandoffResponse.SerializeToString,
-        )
-
-
-async def _echo(requests: AsyncIterator[transfer_pb2.HandoffRequest], context: Any) -> None:
-    async for request in requests:
-        await context.write(transfer_pb2.HandoffResponse(message=request.message))
-
-
-class EchoClient:
-    """An open stream to a peer's echo, which is read all the time, as a handoff's is.
-
-    To read only once the write has completed would take a tenth longer.
-    """
-
-    def __init__(self, address: str) -> None:
-        self._channel = rpc.channel(address, TOKEN)
-        stub = self._channel.stream_stream(
-            ECHO,
-            request_serializer=transfer_pb2.HandoffRequest.SerializeToString,
-            response_deserializer=transfer_pb2.HandoffResponse.FromString,
-        )
-        self._call: Any = stub()
-        # When each answer was there.
-        self._answers: asyncio.Queue[float] = asyncio.Queue()
-        self._reading = asyncio.create_task(self._read())
-        message = transfer_pb2.HandoffMessage(handoff_id=bytes(16), attempt=1)
-        message.status.SetInParent()
-        self._request = transfer_pb2.HandoffRequest(message=message)
-
-    async def _read(self) -> None:
-        async for _ in self._call:
-            self._answers.put_nowait(time.perf_counter())
-
-    async def round_trip(self) -> float:
-        """Seconds until a message is back."""
-        began = time.perf_counter()
-        await self._call.write(self._request)
-        return await self._answers.get() - began
-
-    async def close(self) -> None:
-        self._reading.cancel()
-        self._call.cancel()
-        await self._channel.close()
-
-
 # --- the other process ---
 
 
@@ -368,7 +308,7 @@ class Target:
         )
         self._process.start()
         theirs.close()
-        ref, self.metadata, self.address = self._answer()
+        ref, self.metadata, self.address, self.echo_address = self._answer()
         self.ref = common_pb2.WorkerRef.FromString(ref)
 
     def _answer(self) -> Any:
@@ -390,7 +330,7 @@ class Target:
 def _target_main(
     pipe: Connection, num_blocks: int, block_bytes: int, settings: dict[str, Any]
 ) -> None:
-    asyncio.run(_serve_target(pipe, num_blocks, block_bytes, TransferSettings(**settings)))
+    uvloop.run(_serve_target(pipe, num_blocks, block_bytes, TransferSettings(**settings)))
 
 
 async def _serve_target(
@@ -399,7 +339,8 @@ async def _serve_target(
     arena = make_arena(num_blocks, block_bytes)
     end = End("target", 2, arena, group_of(block_bytes), settings)
     await end.start()
-    pipe.send((end.ref.SerializeToString(), end.transport.endpoint_metadata(), arena.address))
+    metadata = end.transport.endpoint_metadata()
+    pipe.send((end.ref.SerializeToString(), metadata, arena.address, end.echo.address))
     while True:
         number, plan, source = await asyncio.to_thread(pipe.recv)
         end.start_target(number, plan, common_pb2.WorkerRef.FromString(source))
