@@ -16,13 +16,19 @@ def listening_socket(host: str, port: int, backlog: int = 2048) -> socket.socket
 
     Raises ConfigError naming host and port when they cannot be had.
     """
-    family, address = _found(host, port)[0]
     both = host == "::" and socket.has_dualstack_ipv6()
-    try:
-        return socket.create_server(address, family=family, backlog=backlog, dualstack_ipv6=both)
-    except OSError as error:
-        reason = _IN_USE if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-        raise cannot_listen(host, port, reason) from error
+    problem: OSError | None = None
+    for family, address in _found(host, port):
+        try:
+            return socket.create_server(
+                address, family=family, backlog=backlog, dualstack_ipv6=both
+            )
+        except OSError as error:
+            # A name may have addresses that this machine lacks (::1 without IPv6).
+            problem = problem or error
+    assert problem is not None
+    reason = _IN_USE if problem.errno == errno.EADDRINUSE else problem.strerror or str(problem)
+    raise cannot_listen(host, port, reason) from problem
 
 
 def check_bindable(host: str, port: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,10 +30,11 @@ async def dial(address: str, token: str, method: Method[Out, In]) -> AsyncIterat
     Raises StreamError when nobody can be reached there; what the callee says of the call, a refused
     token included, comes by reading.
     """
-    transport, stream = await _connect(address, method)
+    stream = Stream[Out, In](method.name, method.response)
     opening = stream_pb2.StreamOpen(method=method.name, token=token)
-    transport.write(PREFACE + frame(Kind.OPEN, opening.SerializeToString()))
     try:
+        transport = await _connect(address, stream)
+        transport.write(PREFACE + frame(Kind.OPEN, opening.SerializeToString()))
         yield stream
     finally:
         stream.close()
@@ -56,29 +58,34 @@ async def ask(
     return answer
 
 
-async def _connect(
-    address: str, method: Method[Out, In]
-) -> tuple[asyncio.Transport, Stream[Out, In]]:
-    host, port = split_address(address)
+async def _connect(address: str, stream: Stream[Out, In]) -> asyncio.Transport:
     tls = deployment_tls()
     try:
+        host, port = split_address(address)
         async with asyncio.timeout(CONNECT_S):
-            return await asyncio.get_running_loop().create_connection(
-                lambda: Stream[Out, In](method.name, method.response),
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: stream,
                 host,
                 port,
                 ssl=tls.certificates.latest().client if tls else None,
                 server_hostname=tls.server_name if tls else None,
             )
+            return transport
     except TimeoutError:
         raise StreamError(
             Code.UNAVAILABLE, f"{address}: no connection within {CONNECT_S:g} s"
         ) from None
     except ssl.SSLError as error:
         raise StreamError(Code.UNAVAILABLE, f"{address}: TLS failed: {error}") from error
+    except socket.gaierror as error:
+        raise StreamError(Code.UNAVAILABLE, f"{address}: {error.strerror or error}") from error
     except OSError as error:
         reason = f"{address}: {os.strerror(error.errno) if error.errno else error}"
         raise StreamError(Code.UNAVAILABLE, reason, refused=_is_refusal(error)) from error
+    except (ValueError, OverflowError) as error:
+        # No port, or a name that none can be.
+        reason = f"{address!r} is no address HOST:PORT: {error}"
+        raise StreamError(Code.UNAVAILABLE, reason) from error
 
 
 def _is_refusal(error: OSError) -> bool:

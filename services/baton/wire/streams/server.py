@@ -27,6 +27,9 @@ OPEN_WAIT_S = 5.0
 # Long enough for a token and a method's name.
 _MAX_OPENING = 65_536
 _BACKLOG = 512
+# Connections that have not said yet what they are for. Callers say it at once; beyond so many, half
+# of the descriptors that a process commonly has, the one that has been silent longest has to go.
+MAX_ARRIVALS = 512
 
 _STRANGER = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"
@@ -61,7 +64,9 @@ class StreamServer:
         self._services: dict[str, _Service] = {}
         self._server: asyncio.Server | None = None
         self._calls: set[_Call] = set()
-        self.arrivals: set[_Arrival] = set()
+        # By age.
+        self.arrivals: dict[_Arrival, None] = {}
+        self._is_stopped = False
 
     def add(
         self, method: Method[Out, In], handler: Callable[[Stream[In, Out]], Awaitable[None]]
@@ -92,10 +97,12 @@ class StreamServer:
             sock=self._socket,
             ssl=tls.certificates.server_context() if tls else None,
             backlog=_BACKLOG,
+            ssl_handshake_timeout=OPEN_WAIT_S if tls else None,
         )
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more calls, give open ones `grace_s` to end, end the others. Idempotent."""
+        self._is_stopped = True
         if self._server is None:
             self._socket.close()
         else:
@@ -116,6 +123,20 @@ class StreamServer:
             await asyncio.wait([call.gone for call in self._calls], timeout=within_s)
 
     # --- for connections that arrive ---
+
+    def take(self, arrival: _Arrival) -> None:
+        """A connection is there. It may have been under way when the server stopped."""
+        self.arrivals[arrival] = None
+        if self._is_stopped:
+            arrival.close()
+        elif len(self.arrivals) > MAX_ARRIVALS:
+            oldest = next(iter(self.arrivals))
+            self.leave(oldest)
+            oldest.close()
+
+    def leave(self, arrival: _Arrival) -> None:
+        """A connection has said what it is for, or is gone. Idempotent."""
+        self.arrivals.pop(arrival, None)
 
     def find(self, opening: stream_pb2.StreamOpen) -> _Service:
         """What is called. Raises StreamError for who may not, and for what there is not."""
@@ -189,11 +210,11 @@ class _Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._server.arrivals.add(self)
         self._timer = asyncio.get_running_loop().call_later(OPEN_WAIT_S, self.close)
+        self._server.take(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._is_refused or self._transport.is_closing():
             return
         self._head += data
         begin = self._head[: len(PREFACE)]
@@ -231,7 +252,7 @@ class _Arrival(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._timer.cancel()
-        self._server.arrivals.discard(self)
+        self._server.leave(self)
 
 
 def _opening(kind: int, content: bytes) -> stream_pb2.StreamOpen:

@@ -23,6 +23,10 @@ KEEPALIVE_S = 5.0
 _LATE_S = 1.0
 # Received messages that may wait to be read before the connection is not read any more.
 _MAX_WAITING = 1024
+# The same in bytes: messages are of very different sizes.
+_MAX_WAITING_BYTES = 16 << 20
+# A reader that does not have to wait gives others their turn after so long.
+_TURN_S = 0.005
 # For what was written last to arrive, and for the peer to close first.
 LINGER_S = 1.0
 
@@ -53,8 +57,12 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
         self._parse = incoming.FromString
         self._lost = lost
         self._loop = asyncio.get_running_loop()
+        self._is_connected = False
         self._deframer = Deframer()
         self._received: deque[bytes] = deque()
+        self._num_waiting_bytes = 0
+        # When the loop last had others do something while we read.
+        self._turn_began = 0.0
         # The peer has said all it had to say; or, how the call failed.
         self._finished = False
         self._error: StreamError | None = None
@@ -67,6 +75,10 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
         self._heard = False
         self._pinged = False
         self._check_due = 0.0
+        # Bytes ever written; and as of the last check, how many the system had not taken, or had.
+        self._num_written = 0
+        self._was_unsent = 0
+        self._was_taken = 0
         self._timer: asyncio.TimerHandle | None = None
 
     # --- messages ---
@@ -77,6 +89,9 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
 
     async def writable(self) -> None:
         """Wait until the connection takes more; until then what is sent piles up here."""
+        if self._over:
+            # Whoever only writes would never hear that it is cancelled.
+            await asyncio.sleep(0)
         await self._writable.wait()
 
     @property
@@ -96,7 +111,12 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
                 await self._reader
             finally:
                 self._reader = None
+            self._turn_began = self._loop.time()
+        if self._loop.time() - self._turn_began > _TURN_S:
+            await asyncio.sleep(0)
+            self._turn_began = self._loop.time()
         content = self._received.popleft()
+        self._num_waiting_bytes -= len(content)
         if not self._reading and not self._received and not self._over:
             self._reading = self._heard = True
             self._transport.resume_reading()
@@ -107,6 +127,7 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
                 Code.INVALID_ARGUMENT, f"{self._method}: a message that came cannot be parsed"
             )
             self._received.clear()
+            self._num_waiting_bytes = 0
             raise self._error from None
 
     async def __aiter__(self) -> AsyncIterator[In]:
@@ -134,9 +155,11 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
         self.close()
 
     def close(self) -> None:
-        """Break the call off. Idempotent."""
+        """Break the call off, or have it not begin. Idempotent."""
         self._stop()
-        self._transport.abort()
+        # Of a connection that is given up while it comes up, uvloop does not say that it is lost.
+        if self._is_connected:
+            self._transport.abort()
 
     def _close_later(self) -> None:
         """Let what is written leave. Reading goes on until the peer closes, as unread bytes would
@@ -161,7 +184,9 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop, or by whoever has read how the connection began."""
         self._transport = cast(asyncio.Transport, transport)
-        self._check_later()
+        self._is_connected = True
+        if not self._over:
+            self._check_later()
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
@@ -176,11 +201,13 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
             self._take(frames)
 
     def _take(self, frames: list[tuple[int, bytes]]) -> None:
+        is_asked = False
         for kind, content in frames:
             if kind == Kind.MESSAGE:
                 self._received.append(content)
+                self._num_waiting_bytes += len(content)
             elif kind == Kind.PING:
-                self._put(Kind.PONG)
+                is_asked = True
             elif kind == Kind.HALF_CLOSE:
                 self._finished = True
             elif kind == Kind.END:
@@ -188,7 +215,11 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
                 break
             # A PONG has been heard already; kinds that come with later versions may be left out.
         self._wake_reader()
-        if self._reading and len(self._received) > _MAX_WAITING and not self._over:
+        # A peer that is behind with reading hears from us as soon as it does read.
+        if is_asked and self._writable.is_set():
+            self._put(Kind.PONG)
+        is_much = len(self._received) > _MAX_WAITING or self._num_waiting_bytes > _MAX_WAITING_BYTES
+        if is_much and self._reading and not self._over:
             self._reading = False
             self._transport.pause_reading()
 
@@ -212,12 +243,15 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._over and not self._finished and self._error is None:
-            reason = f": {exc}" if exc is not None and str(exc) else ""
-            self._error = StreamError(Code.UNAVAILABLE, f"the connection was lost{reason}")
-        elif self._error is None and not self._over:
-            # The caller has said all it had to say and went away without waiting for the end.
-            self._error = StreamError(Code.UNAVAILABLE, "the caller went away")
+        if self._error is None and not (self._over and self._finished):
+            if self._over:
+                reason = "the call was ended here"
+            elif self._finished:
+                # The caller has said all it had to say and did not wait for the end.
+                reason = "the caller went away"
+            else:
+                reason = f"the connection was lost{f': {exc}' if exc and str(exc) else ''}"
+            self._error = StreamError(Code.UNAVAILABLE, reason)
         self._stop()
         self._wake_reader()
         self._lost()
@@ -226,7 +260,9 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
 
     def _put(self, kind: Kind, content: bytes = b"") -> None:
         if not self._over:
-            self._transport.write(frame(kind, content))
+            data = frame(kind, content)
+            self._num_written += len(data)
+            self._transport.write(data)
 
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -239,7 +275,8 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
     def _check(self) -> None:
         """Whether the peer gives signs of life."""
         stood_still = self._loop.time() - self._check_due > _LATE_S
-        if self._heard or not self._reading or stood_still:
+        takes = self._takes()
+        if self._heard or takes or not self._reading or stood_still:
             self._heard = self._pinged = False
         elif self._pinged:
             self.fail(Code.UNAVAILABLE, f"no sign of life for {2 * KEEPALIVE_S:g} s")
@@ -248,3 +285,11 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
             self._pinged = True
             self._put(Kind.PING)
         self._check_later()
+
+    def _takes(self) -> bool:
+        """Whether the peer has taken some of what waited here for it at the last check: it answers
+        a PING when it has taken all that was written before."""
+        unsent, was_unsent = self.num_unsent, self._was_unsent
+        taken, was_taken = self._num_written - unsent, self._was_taken
+        self._was_unsent, self._was_taken = unsent, taken
+        return was_unsent > 0 and taken > was_taken
