@@ -36,13 +36,12 @@ from baton.sim.workload import TraceRequest, lru_reuse, read_trace
 
 TRACE = "mooncake_conversation_trace.jsonl.gz"
 SAMPLE = Path(__file__).parent / "workloads" / "conversations.jsonl"
-BLOCK_SIZE = 512
 NUM_BLOCKS = 2048
 NUM_WORKERS = 8
 
-EAGER = WorkerSpec(MOCKER, NUM_BLOCKS, BLOCK_SIZE, bounds_queue=False)
-SHORTEST = WorkerSpec(MOCKER, NUM_BLOCKS, BLOCK_SIZE, bounds_queue=False, queue_policy="shortest")
-BOUNDED = WorkerSpec(MOCKER, NUM_BLOCKS, BLOCK_SIZE)
+EAGER = WorkerSpec(MOCKER, NUM_BLOCKS, bounds_queue=False)
+SHORTEST = WorkerSpec(MOCKER, NUM_BLOCKS, bounds_queue=False, queue_policy="shortest")
+BOUNDED = WorkerSpec(MOCKER, NUM_BLOCKS)
 STREAMED = TransferSpec()
 WHOLE = TransferSpec(streamed=False)
 # No decode worker computes prompts, as in Dynamo's replay.
@@ -107,7 +106,7 @@ PUBLISHED = (
 def replay(row: Row, requests: list[TraceRequest], seed: int) -> Report:
     """One row's figures."""
     policy = policy_named(row.policy, RouterSettings(**(row.settings or {})))
-    return report(Fleet(row.fleet, policy, seed).run(requests), BLOCK_SIZE)
+    return report(Fleet(row.fleet, policy, seed).run(requests))
 
 
 class _Trace:

@@ -14,9 +14,11 @@ from baton.store.base import StoreUnavailableError, WatchEvent
 from baton.store.lease import Holder, LeaseKeeper
 from baton.store.redis import RedisStore
 from baton.telemetry.metrics import Metrics
+from fakes.until import until
 from fakes.worker import TOKEN, FakeWorker
+from suites.redis_connections import open_connections
 from suites.redis_groups import SentinelServers
-from suites.store_tools import PATIENCE_S, wait_until, watching, when_up
+from suites.store_tools import PATIENCE_S, watching, when_up
 
 pytestmark = pytest.mark.redis
 
@@ -27,6 +29,7 @@ def servers() -> Iterator[SentinelServers]:
     servers.start()
     yield servers
     servers.close()
+    assert open_connections() == []
 
 
 async def test_the_store_follows_a_failover_with_one_sentinel_frozen(
@@ -78,10 +81,10 @@ async def test_a_gateway_and_a_worker_with_a_lease_outlive_a_failover(
     )
     assert await asyncio.to_thread(keeper.start) is None
     store = RedisStore(servers.url, "p", rescan_s=0.2)
-    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics())
+    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics(), tokenizer="")
     fleet.start()
     try:
-        await wait_until(lambda: fleet.is_ready(worker.lease.model))
+        await until(lambda: fleet.is_ready(worker.lease.model))
         servers.primary.stop()
         for _ in range(10):
             assert fleet.is_ready(worker.lease.model), "what is known keeps serving"

@@ -18,8 +18,9 @@ from baton.store.redis import RedisStore
 from fakes.gateway import asgi_client, text_tokens
 from fakes.generator import FakeGenerator
 from fakes.keyed_gateway import keyed_context, known, make_key
+from fakes.until import until
 from suites.redis_server import RedisServer
-from suites.store_tools import PATIENCE_S, wait_until, when_up
+from suites.store_tools import PATIENCE_S, when_up
 
 pytestmark = pytest.mark.redis
 
@@ -68,7 +69,7 @@ async def asks_the_store(context: Context) -> None:
     """Wait until a failure is so long ago that limits are asked of the store again."""
     assert context.access is not None
     pipe = context.access.limits._pipe
-    await wait_until(lambda: not pipe.is_down)
+    await until(lambda: not pipe.is_down)
 
 
 @pytest.fixture

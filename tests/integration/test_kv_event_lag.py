@@ -27,7 +27,7 @@ async def test_events_that_were_held_up_are_late() -> None:
     def sample(name: str) -> float:
         return metrics.registry.get_sample_value(f"baton_kv_event_lag_seconds_{name}") or 0.0
 
-    fleet = Fleet(cast(Any, MemoryStore()), pool, TOKEN, GatewaySettings(), metrics)
+    fleet = Fleet(cast(Any, MemoryStore()), pool, TOKEN, GatewaySettings(), metrics, tokenizer="")
     reader = KvIndexReader(fleet, TOKEN, RouterSettings(), metrics)
     async with loop_workers(num_workers=1) as (worker,), asyncio.timeout(60):
         link = Link(int(worker.ref.address.rpartition(":")[2]))

@@ -69,7 +69,12 @@ class Gateway:
         self.metrics = Metrics()
         self.pool = Pool()
         self.fleet = Fleet(
-            cast(Any, MemoryStore()), self.pool, TOKEN, GatewaySettings(), self.metrics
+            cast(Any, MemoryStore()),
+            self.pool,
+            TOKEN,
+            GatewaySettings(),
+            self.metrics,
+            tokenizer="",
         )
         self.reader = KvIndexReader(self.fleet, TOKEN, RouterSettings(), self.metrics)
         self.links: dict[str, Link] = {}

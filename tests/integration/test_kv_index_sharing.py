@@ -6,7 +6,6 @@ have nothing in common but the memory.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -27,6 +26,7 @@ from baton.worker.events import EventLog, Watcher
 from fakes.engines import prompt, request
 from fakes.loop_worker import TOKEN, LoopWorker, loop_workers
 from fakes.memory_store import MemoryStore
+from fakes.until import until
 
 BLOCK = 4
 MODEL = "loop"
@@ -61,7 +61,7 @@ class Process:
         self.metrics = Metrics()
         self.pool = Pool()
         store = cast(Any, MemoryStore())
-        self.fleet = Fleet(store, self.pool, TOKEN, GatewaySettings(), self.metrics)
+        self.fleet = Fleet(store, self.pool, TOKEN, GatewaySettings(), self.metrics, tokenizer="")
         settings = RouterSettings()
         self.part: KvIndexReader | KvIndexView
         if number:
@@ -105,12 +105,6 @@ async def compute(worker: LoopWorker, *seeds: int) -> None:
     for seed in seeds:
         wanted = request(prompt(41, seed), max_tokens=6, ignore_eos=True)
         await worker.generated(worker.submit(seed, wanted))
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - it comes over the network
-            await asyncio.sleep(0.005)
 
 
 async def test_each_worker_has_one_stream_however_many_processes_there_are() -> None:

@@ -13,6 +13,7 @@ from baton.store.base import Store, StoreRefusesError, StoreUnavailableError, Wa
 from baton.store.connect import connect
 from baton.store.redis import RedisStore
 from suites.limits import LimitSuite
+from suites.redis_connections import open_connections
 from suites.redis_server import RedisServer
 from suites.store import StoreSuite
 from suites.store_tools import logged, watching
@@ -44,6 +45,7 @@ class RedisBackend:
         for client in self._clients:
             await client.close()
         await self.stop()
+        assert open_connections() == []
 
 
 @pytest.fixture
@@ -60,6 +62,21 @@ class TestRedisStore(StoreSuite):
 
 class TestRedisLimits(LimitSuite):
     pass
+
+
+async def test_closing_a_store_ends_its_calls_and_closes_what_they_opened(
+    backend: RedisBackend,
+) -> None:
+    """Also those that were only connecting, which nobody would close later."""
+    store = backend.open()
+    calls = [asyncio.create_task(store.get("k")) for _ in range(20)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert open_connections() == []
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(result, StoreUnavailableError) for result in results)
+    assert "is closed" in str(results[0])
+    assert open_connections() == []
 
 
 async def test_a_frozen_server_is_no_more_than_an_outage_to_a_watch(

@@ -1,4 +1,4 @@
-"""The token plane under load and faults: real gRPC streams, fake engines, one event loop."""
+"""The token plane under load and faults: real streams, fake engines, one event loop."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ async def test_discovery_through_the_embedded_store() -> None:
     store = EmbeddedStore(f"grpc://127.0.0.1:{port}", TOKEN, "test")
     async with TokenPlane() as plane:
         metrics, pool = Metrics(), Pool()
-        fleet = Fleet(store, pool, TOKEN, plane.settings, metrics)
+        fleet = Fleet(store, pool, TOKEN, plane.settings, metrics, tokenizer="")
         dispatcher = Dispatcher(
             fleet, policy_named("round_robin"), plane.settings, metrics, ["fake"]
         )

@@ -16,6 +16,7 @@ from baton.router import forecast, peer_fetch
 from baton.router.columns import Array, Columns, RowNumbers
 from baton.router.policy.base import Policy, RequestView
 from baton.router.pool import Pool
+from baton.router.prefix_index import no_overlap
 from baton.router.selection import Selection, Stage
 
 MAX_CANDIDATES = 16
@@ -31,12 +32,18 @@ class _Look(NamedTuple):
 class _Candidates:
     """The best workers of one stage as they were, in any order; the chosen one is among them."""
 
-    __slots__ = ("at", "chosen", "num_compared", "scores", "stage", "workers")
+    __slots__ = ("chosen", "num_compared", "scores", "snapshot_rows", "stage", "workers")
 
     def __init__(
-        self, pool: Pool, stage: Stage, rows: RowNumbers, scores: Array, chosen: int | None, at: int
+        self,
+        pool: Pool,
+        stage: Stage,
+        rows: RowNumbers,
+        scores: Array,
+        chosen: int | None,
+        first: int,
     ) -> None:
-        """`at`: where the choice's snapshot has the first of `rows`."""
+        """`first`: where the choice's snapshot has the first of `rows`."""
         numbers: list[int] = rows.tolist()
         self.stage = stage.name
         self.num_compared = len(stage.rows)
@@ -44,7 +51,7 @@ class _Candidates:
         self.workers = list(map(pool.worker_id, numbers))
         # Position of the chosen one; a pair that was not formed has no prefill worker.
         self.chosen = numbers.index(chosen) if chosen is not None else None
-        self.at = slice(at, at + len(numbers))
+        self.snapshot_rows = slice(first, first + len(numbers))
 
     def describe(self, policy: Policy, look: _Look) -> Iterator[dict[str, Any]]:
         """Each as a document, the best first."""
@@ -107,23 +114,26 @@ class Choice:
         most = MAX_CANDIDATES // len(selection.stages)
         self._candidates: dict[str, _Candidates] = {}
         kept: list[RowNumbers] = []
-        at = 0
+        num_kept = 0
         for stage in selection.stages:
             chosen = selection.prefill if stage.name == "prefill" else selection.decode
             rows, scores = _best(stage, most, chosen)
-            self._candidates[stage.name] = _Candidates(pool, stage, rows, scores, chosen, at)
+            self._candidates[stage.name] = _Candidates(pool, stage, rows, scores, chosen, num_kept)
             kept.append(rows)
-            at += len(rows)
+            num_kept += len(rows)
         # Of all stages one after the other.
         rows = kept[0] if len(kept) == 1 else np.concatenate(kept)
         self._snapshot = pool.columns.snapshot(rows)
-        self._overlap = None if view.overlap is None else view.overlap.take(rows)
+        self._overlap = view.overlap
+        if view.overlap is not None:
+            is_held = view.overlap.best > 0
+            self._overlap = view.overlap.take(rows) if is_held else no_overlap(len(rows))
 
     def _look(self, candidates: _Candidates) -> _Look:
         """What the policy saw: the request, and columns that have a row for each of them."""
-        overlap = None if self._overlap is None else self._overlap.take(candidates.at)
+        overlap = None if self._overlap is None else self._overlap.take(candidates.snapshot_rows)
         view = self._view._replace(overlap=overlap)
-        return _Look(view, Columns.of(self._snapshot, candidates.at))
+        return _Look(view, Columns.of(self._snapshot, candidates.snapshot_rows))
 
     def to_json(self) -> dict[str, Any]:
         """Times in seconds, null while nothing has been measured; a score is null without room."""
@@ -201,9 +211,9 @@ def _best(stage: Stage, most: int, chosen: int | None) -> tuple[RowNumbers, Arra
     if len(scores) <= most:
         return rows, scores
     best = np.argpartition(scores, most)[:most]
-    (at,) = (rows == chosen).nonzero()
-    if len(at) and at[0] not in best:
-        best[-1] = at[0]
+    (of_chosen,) = (rows == chosen).nonzero()
+    if len(of_chosen) and of_chosen[0] not in best:
+        best[-1] = of_chosen[0]
     return rows[best], scores[best]
 
 

@@ -80,15 +80,15 @@ class Columns:
     step_is_measured: Array
     # Mean over its links to peers.
     link_bytes_per_s: Array
-    # Made of the above, so that a choice among many workers is few operations (`Pool` keeps them):
+    # Made of the above (`router.derived`), so that a choice among many workers is few operations:
     # prompt tokens to be computed before those of a new request; the seconds that this takes, with
     # the overhead of the step that computes the new ones;
     # sequences, and blocks in use or soon to be; seconds of a decode step with all of them and one
     # sequence more; sequences that stand still while a prompt is computed, and by which share that
     # makes computing it longer, as each of its steps decodes them, too; the mean of their shares of
-    # the batch and of the pool (in which cached blocks count a little); tokens that the free blocks
-    # hold which nobody has booked; room for one more prompt in its queue, and what that adds to any
-    # score: 0, or inf without room.
+    # the batch and of the pool (in which cached blocks count a little); tokens whose KV can land
+    # there soon; room for one more prompt in its queue, and what that adds to any score: 0, or inf
+    # without room; the same, but inf as well while nobody knows how fast it computes.
     queued_tokens: Array
     queue_s: Array
     sequences: Array
@@ -97,9 +97,10 @@ class Columns:
     stalled: Array
     interleaved: Array
     occupancy: Array
-    free_tokens: Array
+    landing_tokens: Array
     has_room: Array
     barrier: Array
+    unknown_barrier: Array
     # Seconds that a token in the pool adds to a decode step; to compute a block of a prompt; for a
     # token's KV, and a block's, to get there from a peer; how much faster a block comes from a peer
     # than it is computed, 0 when it is not, or unknown.
@@ -152,7 +153,7 @@ class Columns:
             "queued_tokens",
             "sequences",
             "active_blocks",
-            "free_tokens",
+            "landing_tokens",
             "stalled",
             "placed_at",
             "life",
@@ -169,6 +170,7 @@ class Columns:
             "interleaved",
             "occupancy",
             "barrier",
+            "unknown_barrier",
             "step_s_per_token",
             "block_compute_s",
             "token_transfer_s",
@@ -191,6 +193,7 @@ class Columns:
             if kind is np.bool_:
                 columns = booleans
             else:
+                assert np.dtype(kind).itemsize == others.itemsize, "one item for each row"
                 columns = others[first : first + len(names)].view(kind)
                 first += len(names)
             # Iterating over a block gives its columns.

@@ -10,17 +10,15 @@ one leaves it to the prefill worker, unless that one's queue, or the link, is sl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
+import math
+from typing import NamedTuple
 
 from baton.router import forecast
 from baton.router.columns import Array, Columns, Rows
 from baton.router.policy.base import RequestView
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A decode worker that could compute the prompt, the pair that could, and their seconds."""
 
     alone: int
@@ -46,7 +44,7 @@ def pair_s(view: RequestView, columns: Columns, prefill: int, decode: int) -> fl
     """Until a pair has both the first token and the KV where it decodes."""
     source, target = slice(prefill, prefill + 1), slice(decode, decode + 1)
     seconds = forecast.ttft_s(view, columns, source) + forecast.transfer_s(view, columns, target)
-    return float(seconds[0])
+    return float(seconds.item())
 
 
 def compare(
@@ -60,12 +58,13 @@ def compare(
 
     None while nothing has been measured: then a prefill pool is there to be used.
     """
-    possible = columns.has_room[rows] & columns.prefill_is_measured[rows]
-    if not possible.any() or not columns.prefill_is_measured[prefill]:
+    if not columns.prefill_is_measured.item(prefill):
         return None
-    seconds = np.where(possible, alone_s(view, columns, rows), np.inf)
+    seconds = alone_s(view, columns, rows)
+    seconds += columns.unknown_barrier[rows]
     best = int(seconds.argmin())
+    least = seconds.item(best)
+    if least == math.inf:
+        return None
     row = rows.start + best if isinstance(rows, slice) else int(rows[best])
-    return Comparison(
-        row, float(seconds[best]), prefill, decode, pair_s(view, columns, prefill, decode)
-    )
+    return Comparison(row, least, prefill, decode, pair_s(view, columns, prefill, decode))

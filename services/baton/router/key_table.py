@@ -10,6 +10,7 @@ table of a process' own that outgrows it is copied at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,8 +33,8 @@ END_LOAD = 0.6
 # While it doubles, buckets split per new key, and per call at least.
 SPLITS_PER_KEY = 4
 LEAST_SPLITS = 512
-# So many are looked up faster one by one than all at once.
-_FEW_KEYS = 8
+# So many are dealt with faster one by one, as plain numbers, than all at once.
+FEW_KEYS = 8
 
 
 class TableArrays(Protocol):
@@ -83,6 +84,9 @@ class KeyTable:
         self._keys: npt.NDArray[np.int64]
         # By slot: [num_buckets * BUCKET_SLOTS]. 0 for free slots and new keys.
         self.values: Values
+        # The same memory for one key, or one value, after the other: numpy takes twice as long.
+        self._key_at: memoryview
+        self.value_at: memoryview
         self._extend(_LEAST_BUCKETS)
 
     def __len__(self) -> int:
@@ -102,8 +106,8 @@ class KeyTable:
     def find(self, keys: Keys) -> Slots:
         """Slots of keys."""
         signed = keys.view(np.int64)
-        if len(signed) <= _FEW_KEYS:
-            return np.array([self._find_one(key) for key in signed.tolist()], np.intp)
+        if len(signed) <= FEW_KEYS:
+            return np.array(self.find_few(signed.tolist()), np.intp)
         slots = np.empty(len(signed), np.intp)
         slots.fill(-1)
         self._look(signed, self._first(signed), slots, None)
@@ -148,6 +152,43 @@ class KeyTable:
         self.values[slots] = 0
         self._count -= len(slots)
 
+    # --- the same for few keys, as signed numbers ---
+
+    def find_few(self, keys: Sequence[int]) -> list[int]:
+        """See `find`."""
+        key_at, low, num_split = self._key_at, self._num_buckets - 1, self._num_split
+        slots = []
+        for key in keys:
+            slot = -1
+            for bits in (key, key >> 32):
+                # See `_bucket`.
+                bucket = bits & low
+                if bucket < num_split:
+                    bucket = bits & (2 * low + 1)
+                start = bucket << _SLOT_BITS
+                taken = key_at[start : start + BUCKET_SLOTS].tolist()
+                if key in taken:
+                    slot = start + taken.index(key)
+                    break
+            slots.append(slot)
+        return slots
+
+    def find_or_add_few(self, keys: Sequence[int]) -> list[int]:
+        """See `find_or_add`."""
+        self._make_room(len(keys))
+        while True:
+            slots = self.find_few(keys)
+            if self._insert_few(keys, slots):
+                return slots
+            self._double()
+
+    def free_few(self, slots: Sequence[int]) -> None:
+        """See `free`."""
+        for slot in slots:
+            self._key_at[slot] = 0
+            self.value_at[slot] = 0
+        self._count -= len(slots)
+
     # --- where keys go ---
 
     def _first(self, signed: npt.NDArray[np.int64]) -> Slots:
@@ -162,16 +203,6 @@ class KeyTable:
             split = bits & (2 * self._num_buckets - 1)
             bucket = np.where(bucket < self._num_split, split, bucket)
         return bucket
-
-    def _find_one(self, key: int) -> int:
-        for bits in (key, key >> 32):
-            bucket = bits & (self._num_buckets - 1)
-            if bucket < self._num_split:
-                bucket = bits & (2 * self._num_buckets - 1)
-            taken = self._keys[bucket].tolist()
-            if key in taken:
-                return (bucket << _SLOT_BITS) | int(taken.index(key))
-        return -1
 
     def _look(
         self,
@@ -210,6 +241,29 @@ class KeyTable:
             slots[missing[won]] = taken[won]
             self._count += int(np.count_nonzero(won))
             missing = missing[~won]
+        return True
+
+    def _insert_few(self, keys: Sequence[int], slots: list[int]) -> bool:
+        """See `_insert`; those that are missing have slot -1."""
+        key_at, low, num_split = self._key_at, self._num_buckets - 1, self._num_split
+        for i, key in enumerate(keys):
+            if slots[i] >= 0:
+                continue
+            most_free = 0
+            for bits in (key, key >> 32):
+                bucket = bits & low
+                if bucket < num_split:
+                    bucket = bits & (2 * low + 1)
+                start = bucket << _SLOT_BITS
+                taken = key_at[start : start + BUCKET_SLOTS].tolist()
+                num_free = taken.count(0)
+                if num_free > most_free:
+                    most_free = num_free
+                    slots[i] = start + taken.index(0)
+            if not most_free:
+                return False
+            key_at[slots[i]] = key
+            self._count += 1
         return True
 
     # --- growth ---
@@ -253,6 +307,8 @@ class KeyTable:
         keys, values = self._arrays.reserve(num_buckets)
         self._keys = keys[:num_buckets]
         self.values = values[: self._keys.size]
+        self._key_at = self._keys.reshape(-1).data
+        self.value_at = self.values.data
 
 
 def _num_true(mask: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

@@ -41,7 +41,7 @@ def shortened_s(view: RequestView, columns: Columns, row: int) -> float:
 def _missing(view: RequestView, row: int) -> int:
     """Blocks that somebody has and this worker has not."""
     overlap = view.overlap
-    if overlap is None:
+    if overlap is None or not overlap.best:
         return 0
     return int(overlap.best - overlap.device[row] - overlap.host[row] - overlap.disk[row])
 

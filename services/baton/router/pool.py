@@ -8,28 +8,20 @@ in `unreported` until a report knows of them, in `booked_blocks` until the worke
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from baton.planner.rates import Learnt, PoolKey, RateFits, Rates, StepReport
-from baton.router.columns import LEAST_ROWS, Columns, Role, RowNumbers
+from baton.router.columns import LEAST_ROWS, Columns, RowNumbers
+from baton.router.derived import derive_load, derive_speed
 from baton.router.groups import Group, candidates, groups
 from baton.router.traffic import Split
 from baton.v1 import common_pb2, session_pb2
 
 # Until a link has been measured: TCP on a 10 Gb/s network.
 DEFAULT_LINK_BYTES_PER_S = 1e9
-# What a cached block counts beside one in use: where two workers are alike otherwise, a prompt that
-# nobody has goes to the one that has more room left for it.
-CACHED_WEIGHT = 0.2
-# What a second of a peer's link counts beside one of compute: others want it, too, and each copy
-# evicts something (of 1, 2 and 2.5 in `make bench-routing`, 2 reuses most without a longer tail).
-FETCH_PRICE = 2.0
-# A worker's queue takes prompts of so many steps (`engine.load_report`).
-QUEUED_STEPS = 2
 _ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -79,7 +71,7 @@ class Pool:
         """Good until the next change here: ask anew after it."""
         if self._stale:
             for row in self._stale:
-                self._derive(row)
+                derive_load(self._columns, row)
             self._stale.clear()
         return self._columns
 
@@ -312,6 +304,7 @@ class Pool:
             load.step_s,
             load.num_running,
             max(0, columns.num_blocks.item(row) - load.free_blocks),
+            load.sequence_number,
         )
         learnt = self._rates.observe(columns.life.item(row), self._alike(row), report)
         links = [link.bytes_per_s for link in load.links if link.is_up and link.bytes_per_s > 0]
@@ -323,7 +316,7 @@ class Pool:
         elif learnt is Learnt.OF_WORKER:
             self._take_rates(row, self._rates.prior(self._alike(row)))
         elif columns.link_bytes_per_s.item(row) != link_bytes_per_s:
-            self._derive_speed(row)
+            derive_speed(columns, row)
 
     def _tell_all(self, digest: int) -> None:
         """Workers that have shown little themselves are taken to be like others of their kind."""
@@ -347,65 +340,7 @@ class Pool:
         columns.step_s_per_block[row] = rates.step_s_per_block
         columns.prefill_is_measured[row] = rates.prefill_is_measured
         columns.step_is_measured[row] = rates.step_is_measured
-        self._derive_speed(row)
-
-    def _derive(self, row: int) -> None:
-        """Columns made of others, for one row: cheaper here than for all rows in each choice."""
-        columns = self._columns
-        queued = columns.queued_prefill_tokens.item(row) - columns.credited_tokens.item(row)
-        queued = max(0, queued) + columns.unreported_tokens.item(row)
-        columns.queued_tokens[row] = queued
-        queue_s = queued * columns.prefill_s_per_token.item(row)
-        columns.queue_s[row] = queue_s + columns.prefill_base_s.item(row)
-        sequences = columns.num_running.item(row) + columns.num_waiting.item(row)
-        sequences += columns.unreported_sequences.item(row) + columns.awaiting_kv.item(row)
-        columns.sequences[row] = sequences
-        free = columns.free_blocks.item(row) - columns.booked_blocks.item(row)
-        columns.free_tokens[row] = free * columns.block_size.item(row)
-        num_blocks = columns.num_blocks.item(row)
-        blocks = num_blocks - free
-        # Of what they are expected to write, sequences have on average written half.
-        blocks += columns.expected_blocks.item(row) // 2
-        columns.active_blocks[row] = blocks
-        step_s = columns.step_base_s.item(row)
-        step_s += columns.step_s_per_sequence.item(row) * (sequences + 1)
-        step_s += columns.step_s_per_block.item(row) * blocks
-        columns.step_s[row] = step_s
-        prefill_step_s = columns.max_batch_tokens.item(row) * float(
-            columns.prefill_s_per_token[row]
-        )
-        # A prefill worker decodes nothing.
-        stalled = sequences if columns.role.item(row) != Role.PREFILL else 0
-        columns.stalled[row] = stalled
-        # A prompt step of no measurable length stalls nobody.
-        columns.interleaved[row] = step_s / prefill_step_s if stalled and prefill_step_s else 0.0
-        held = blocks + CACHED_WEIGHT * columns.cached_blocks.item(row)
-        share = sequences / columns.max_sequences.item(row) + held / max(1, num_blocks)
-        columns.occupancy[row] = share / 2
-        room = columns.queue_room.item(row)
-        has_room = room > columns.unreported.item(row)
-        if not has_room and room:
-            # It counts in prompts of mean length; those that were sent may be shorter.
-            most_tokens = QUEUED_STEPS * columns.max_batch_tokens.item(row)
-            has_room = queued < most_tokens and sequences < columns.max_sequences.item(row)
-        columns.has_room[row] = has_room
-        columns.barrier[row] = 0.0 if has_room else math.inf
-
-    def _derive_speed(self, row: int) -> None:
-        """The same, for what changes with measurements only."""
-        columns = self._columns
-        block_size = columns.block_size.item(row)
-        compute_s = block_size * columns.prefill_s_per_token.item(row)
-        block_bytes = columns.block_bytes.item(row)
-        transfer_s = block_bytes / columns.link_bytes_per_s.item(row)
-        columns.step_s_per_token[row] = columns.step_s_per_block.item(row) / block_size
-        columns.block_compute_s[row] = compute_s
-        columns.block_transfer_s[row] = transfer_s
-        columns.token_transfer_s[row] = transfer_s / block_size
-        # Nobody guesses how fast an unknown worker is, nor what a block of unknown size costs.
-        is_known = block_bytes > 0 and columns.prefill_is_measured.item(row)
-        gain_s = max(0.0, compute_s - FETCH_PRICE * transfer_s)
-        columns.block_fetch_gain_s[row] = gain_s if is_known else 0.0
+        derive_speed(columns, row)
 
     def _is_valid(self, booking: Booking) -> bool:
         return booking.row < len(self._columns) and self._columns.life[booking.row] == booking.life

@@ -11,14 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from baton.core.block_hash import IndexKeys
+from baton.router import few_keys
 from baton.router.holder_sets import ABSENT, LEVELS, BestTiers, HolderSets
-from baton.router.key_table import KeyTable, Slots
+from baton.router.key_table import FEW_KEYS, KeyTable, Slots
 
 Counts = npt.NDArray[np.int64]
 SetIds = npt.NDArray[np.uint32]
@@ -37,7 +39,9 @@ class IndexTier(IntEnum):
 # Levels of a holder (see `holder_sets`), best first: on the device, predicted there in one of four
 # spans of time, and the lower tiers. A block that is predicted again in a later span keeps that
 # level when the earlier prediction is over. A span's level is free again when its turn comes.
-_NUM_SPANS: Final = 4
+NUM_SPANS: Final = 4
+# How long a prediction lasts where nothing else is said.
+PREDICTED_TTL_S: Final = 2.0
 _LEVEL_OF: Final = {IndexTier.DEVICE: 0, IndexTier.HOST: 5, IndexTier.DISK: 6}
 TIER_OF_LEVEL: Final = (0, 0, 0, 0, 0, 1, 2, ABSENT)
 # Keys that are looked up first, and by which factor more each time; what follows the first unknown
@@ -79,7 +83,7 @@ class PrefixIndex:
 
     def __init__(
         self,
-        predicted_ttl_s: float = 2.0,
+        predicted_ttl_s: float = PREDICTED_TTL_S,
         table: KeyTable | None = None,
         sets: HolderSets | None = None,
     ) -> None:
@@ -88,7 +92,7 @@ class PrefixIndex:
         self._sets = HolderSets(TIER_OF_LEVEL) if sets is None else sets
         # By row and tier, without predictions.
         self._num_blocks: list[list[int]] = []
-        self._span_s = predicted_ttl_s / (_NUM_SPANS - 1)
+        self._span_s = predicted_ttl_s / (NUM_SPANS - 1)
         self._predicted_ttl_s = predicted_ttl_s
         # (when it expires, holder, keys), oldest first.
         self._predicted: deque[tuple[float, int, IndexKeys]] = deque()
@@ -124,13 +128,13 @@ class PrefixIndex:
         """A worker has these blocks on a tier. Idempotent."""
         self._see(row)
         holder = row * LEVELS + _LEVEL_OF[tier]
-        self._num_blocks[row][tier] += self._add(_distinct(keys), holder)
+        self._num_blocks[row][tier] += self._add(keys, holder)
 
     def remove(self, row: int, tier: IndexTier, keys: IndexKeys) -> None:
         """A worker no longer has these blocks on a tier. Those it never had there are ignored."""
         self._see(row)
         holder = row * LEVELS + _LEVEL_OF[tier]
-        self._num_blocks[row][tier] -= self._remove(_distinct(keys), holder)
+        self._num_blocks[row][tier] -= self._remove(keys, holder)
 
     def drop_worker(self, row: int) -> None:
         """Forget everything about a worker. One pass over the whole table, and over all sets."""
@@ -163,14 +167,18 @@ class PrefixIndex:
         """A worker was just given a prompt: it will soon have these blocks on its device."""
         self.expire(now)
         self._see(row)
-        # Most of a prompt is there already, as a rule.
-        lacks = self._lacks(keys, row * LEVELS + _LEVEL_OF[IndexTier.DEVICE])
-        if not lacks.any():
-            return
-        keys = _distinct(keys[lacks])
-        holder = row * LEVELS + 1 + int(now / self._span_s) % _NUM_SPANS
-        self._add(keys, holder)
-        self._predicted.append((now + self._predicted_ttl_s, holder, keys))
+        on_device = row * LEVELS + _LEVEL_OF[IndexTier.DEVICE]
+        holder = row * LEVELS + 1 + int(now / self._span_s) % NUM_SPANS
+        if len(keys) <= FEW_KEYS:
+            new = few_keys.add_unless(self._table, self._sets, _signed(keys), holder, on_device)
+            if len(new) < len(keys):
+                keys = np.array(new, np.int64).view(np.uint64)
+        else:
+            # Most of a prompt is there already, as a rule.
+            keys = keys[self._lacks(keys, on_device)]
+            self._add(keys, holder)
+        if len(keys):
+            self._predicted.append((now + self._predicted_ttl_s, holder, keys))
 
     def expire(self, now: float) -> None:
         """Forget predictions whose time is over. Cheap when it is called often."""
@@ -188,13 +196,20 @@ class PrefixIndex:
         self.expire(now)
         wanted = self.num_rows if num_rows is None else num_rows
         num_rows = max(self.num_rows, wanted)
-        set_ids = until_unknown(keys, self._known_sets)
-        if not len(set_ids):
-            return no_overlap(wanted)
-        first = set_ids[0]
-        if (set_ids == first).all():
+        if len(keys) <= FEW_KEYS:
+            few = few_keys.known_sets(self._table, _signed(keys))
+            if not few:
+                return no_overlap(wanted)
+            set_ids: SetIds = np.array(few, np.uint32)
+            are_equal = len(set(few)) == 1
+        else:
+            set_ids = until_unknown(keys, self._known_sets)
+            if not len(set_ids):
+                return no_overlap(wanted)
+            are_equal = bool((set_ids == set_ids[0]).all())
+        if are_equal:
             # Nearly always in short prompts.
-            return count_all(len(set_ids), self.best_tiers(int(first), num_rows), wanted)
+            return count_all(len(set_ids), self.best_tiers(set_ids.item(0), num_rows), wanted)
         starts, lengths = runs(set_ids)
         of_runs = set_ids[starts]
 
@@ -240,7 +255,9 @@ class PrefixIndex:
 
     def _add(self, keys: IndexKeys, holder: int) -> int:
         """Add a holder to keys that lack it; to how many."""
-        slots = self._table.find_or_add(keys)
+        if len(keys) <= FEW_KEYS:
+            return few_keys.add(self._table, self._sets, _signed(keys), holder)
+        slots = self._table.find_or_add(_distinct(keys))
         num_changed = 0
         for set_id, part in self._by_set(slots):
             num_changed += self._move(part, set_id, self._sets.with_holder(set_id, holder))
@@ -248,7 +265,9 @@ class PrefixIndex:
 
     def _remove(self, keys: IndexKeys, holder: int) -> int:
         """Take a holder from keys that have it; from how many."""
-        slots = self._table.find(keys)
+        if len(keys) <= FEW_KEYS:
+            return few_keys.remove(self._table, self._sets, _signed(keys), holder)
+        slots = self._table.find(_distinct(keys))
         slots = slots[slots >= 0]
         num_changed = 0
         for set_id, part in self._by_set(slots):
@@ -310,10 +329,12 @@ def runs(ids: AnyIds) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
+@lru_cache(maxsize=8)
 def no_overlap(num_rows: int) -> Overlap:
-    """Nobody holds anything."""
-    device, host, disk = np.zeros((len(IndexTier), num_rows), np.int64)
-    return Overlap(device, host, disk, 0)
+    """Nobody holds anything. The same for all who ask, so its arrays cannot be written to."""
+    nothing = np.zeros(num_rows, np.int64)
+    nothing.flags.writeable = False
+    return Overlap(nothing, nothing, nothing, 0)
 
 
 def count_all(num_blocks: int, best_tiers: BestTiers, wanted: int) -> Overlap:
@@ -353,10 +374,14 @@ def count_runs(
     return Overlap(device, host, disk, best)
 
 
+def _signed(keys: IndexKeys) -> list[int]:
+    """As the table has them."""
+    numbers: list[int] = keys.view(np.int64).tolist()
+    return numbers
+
+
 def _distinct(keys: IndexKeys) -> IndexKeys:
     """Sorted, each once."""
     ordered = np.sort(keys)
-    if len(ordered) < 2:
-        return ordered
     new = ordered[1:] != ordered[:-1]
     return ordered if new.all() else np.concatenate((ordered[:1], ordered[1:][new]))

@@ -11,6 +11,7 @@ go to, and in which order.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -172,9 +173,12 @@ class _Choice:
         if not len(group.decode):
             return None
         prefill, decode = group.prefill.index, group.decode.index
-        decode_scores = policy.decode_scores(view, columns, decode)
-        decode_scores = decode_scores + policy.transfer_scores(view, columns, decode)
-        decode_scores = np.where(_has_block_room(view, columns, decode), decode_scores, np.inf)
+        decode_scores: Scores = np.add(
+            policy.decode_scores(view, columns, decode),
+            policy.transfer_scores(view, columns, decode),
+            dtype=np.float64,
+        )
+        decode_scores[_lacks_blocks(view, columns, decode)] = np.inf
         d = self._pick(decode_scores)
         if d is None:
             return None
@@ -184,7 +188,7 @@ class _Choice:
         # The pool may be busy for so long that it is better not to wait for it.
         nearest = int(any_scores.argmin()) if p is None else p
         source, target = int(group.prefill.numbers[nearest]), int(group.decode.numbers[d])
-        score = float(any_scores[nearest]) + float(decode_scores[d])
+        score = float(any_scores.item(nearest) + decode_scores.item(d))
         stages = (
             Stage("prefill", group.prefill, prefill_scores),
             Stage("decode", group.decode, decode_scores),
@@ -203,15 +207,18 @@ class _Choice:
 
     def _pick(self, scores: Scores) -> int | None:
         """Position of the lowest score, None when nobody has room."""
-        if self._policy.num_sampled:
+        policy = self._policy
+        if policy.num_sampled:
             scores = self._sample(scores)
         best = int(scores.argmin())
-        lowest = scores[best]
-        if lowest == np.inf:
+        lowest = scores.item(best)
+        if lowest == math.inf:
             return None
-        if self._policy.temperature > 0:
+        if policy.temperature > 0:
             return self._draw(scores, lowest)
-        (ties,) = (scores <= lowest + self._policy.tie_share * abs(lowest)).nonzero()
+        if len(scores) == 1:
+            return best
+        (ties,) = (scores <= lowest + policy.tie_share * abs(lowest)).nonzero()
         return best if len(ties) == 1 else int(ties[self._rng.randrange(len(ties))])
 
     def _sample(self, scores: Scores) -> Scores:
@@ -240,16 +247,15 @@ def _without(groups: tuple[Group, ...], avoid: frozenset[int]) -> tuple[Group, .
     return others if any(len(group.generating) for group in others) else groups
 
 
-def _has_block_room(view: RequestView, columns: Columns, rows: Rows) -> Array:
-    """Mask: the KV can land soon, or nothing else is there to wait for.
+def _lacks_blocks(view: RequestView, columns: Columns, rows: Rows) -> Array:
+    """Mask: the KV cannot land soon, and there is something to wait for.
 
     An offer that waits too long for its grant costs an attempt; here it costs nothing.
     """
     # Each choice's first tokens need a block of their own.
-    tokens = columns.free_tokens[rows] - view.num_choices * columns.block_size[rows]
-    fits = tokens >= view.num_tokens
-    room: Array = (columns.queue_room[rows] > 0) & (fits | (columns.inflight[rows] == 0))
-    return room
+    tokens = columns.landing_tokens[rows] - view.num_choices * columns.block_size[rows]
+    lacks: Array = tokens < view.num_tokens
+    return lacks
 
 
 def _blocks_needed(view: RequestView, columns: Columns, row: int) -> int:
@@ -259,10 +265,10 @@ def _blocks_needed(view: RequestView, columns: Columns, row: int) -> int:
 
 def _cached_tokens(view: RequestView, columns: Columns, selection: Selection) -> int:
     """Of the prompt, tokens that the computing worker has, or is to fetch."""
-    if view.overlap is None:
+    overlap, best = view.overlap, 0
+    if overlap is None or not overlap.best:
         return 0
     row = selection.computing
-    overlap, best = view.overlap, 0
     for holder in (row, selection.fetch_from):
         if holder is not None:
             blocks = overlap.device[holder] + overlap.host[holder] + overlap.disk[holder]

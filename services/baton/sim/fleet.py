@@ -25,7 +25,7 @@ from baton.sim.report import Served
 from baton.sim.sequence import SimSequence
 from baton.sim.small_index import SmallIndex
 from baton.sim.worker import SimWorker, WorkerSpec
-from baton.sim.workload import TraceRequest
+from baton.sim.workload import BLOCK_SIZE, TraceRequest
 from baton.v1 import common_pb2, worker_pb2
 
 MODEL = "sim"
@@ -95,7 +95,6 @@ class Fleet:
         """Replay requests to the end; what became of them, in order of placement."""
         self._expect_next(iter(sorted(requests, key=lambda request: request.at)))
         self.loop.run()
-        self._take_events()
         return self.served
 
     # --- placing ---
@@ -116,13 +115,12 @@ class Fleet:
             self._waiting.pop()
 
     def _place(self, request: TraceRequest) -> bool:
-        block_size = self._spec.worker.block_size
         hashes = request.hashes
         overlap = None
         if self._policy.needs_overlap:
             self._take_events()
             # One token is left to compute.
-            known = hashes[: (request.num_tokens - 1) // block_size]
+            known = hashes[: (request.num_tokens - 1) // BLOCK_SIZE]
             overlap = self.index.match(known, self.loop.now)
         expected = self._lengths.predict(MODEL, "", MAX_OUTPUT)
         view = RequestView(MODEL, request.num_tokens, overlap=overlap, expected_output=expected)
@@ -229,13 +227,13 @@ def _lease(number: int, role: Role, fleet: FleetSpec) -> common_pb2.WorkerLease:
                 num_kv_heads=1,
                 k_dim=dim // 2,
                 v_dim=dim // 2,
-                block_size=spec.block_size,
+                block_size=BLOCK_SIZE,
                 dtype="bfloat16",
             )
         ],
         capacity=common_pb2.Capacity(
             num_blocks=spec.num_blocks,
-            block_size=spec.block_size,
+            block_size=BLOCK_SIZE,
             max_sequences=spec.max_sequences,
             max_batch_tokens=spec.max_batch_tokens,
         ),

@@ -10,6 +10,7 @@ from baton.sim.link import Link
 from baton.sim.report import Served
 from baton.sim.sequence import SimSequence
 from baton.sim.worker import SimWorker
+from baton.sim.workload import BLOCK_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Handoff:
 
     def _granted(self, num_cached_blocks: int) -> None:
         self._is_granted = True
-        self._num_sent = num_cached_blocks * self._source.spec.block_size
+        self._num_sent = num_cached_blocks * BLOCK_SIZE
         self._source.grant(self._seq)
         self.advance(0.0)
 
@@ -121,7 +122,7 @@ class Fetch:
         self._on_end = on_end
         num_lent = source.lend(served, hashes) if hashes else 0
         if num_lent and target.fetch(served, hashes[:num_lent]):
-            served.fetched_tokens = num_lent * source.spec.block_size
+            served.fetched_tokens = num_lent * BLOCK_SIZE
             link.send(target.row, served.fetched_tokens, self._arrived)
             return
         source.take_back(served)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from baton.sim.workload import TraceRequest
+from baton.sim.workload import BLOCK_SIZE, TraceRequest
 
 # A good request has its first token within, and takes for each later one at most, so long.
 GOOD_TTFT_S = 2.0
@@ -66,7 +66,7 @@ class Report:
     requests_per_worker: dict[int, int] = field(default_factory=dict)
 
 
-def report(served: Sequence[Served], block_size: int) -> Report:
+def report(served: Sequence[Served]) -> Report:
     """Numbers of a run in which every request has been served. Raises ValueError for another."""
     if not served or any(math.isnan(one.last_token_at) for one in served):
         raise ValueError("not all requests have been served")
@@ -79,9 +79,9 @@ def report(served: Sequence[Served], block_size: int) -> Report:
     return Report(
         num_requests=len(served),
         num_good=sum(one.is_good for one in served),
-        block_reuse=cached / block_size / num_blocks,
+        block_reuse=cached / BLOCK_SIZE / num_blocks,
         token_reuse=cached / num_tokens,
-        fetched_share=sum(one.fetched_tokens for one in served) / block_size / num_blocks,
+        fetched_share=sum(one.fetched_tokens for one in served) / BLOCK_SIZE / num_blocks,
         ttft_mean_s=sum(ttfts) / len(ttfts),
         ttft_p50_s=percentile(ttfts, 50),
         ttft_p99_s=percentile(ttfts, 99),

@@ -12,34 +12,28 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from baton.router.prefix_index import Overlap
+from baton.router.prefix_index import NUM_SPANS, PREDICTED_TTL_S, Overlap
 
 # Bits of a worker in a block's holders: it has the block on its device, and it is predicted to, in
-# one of four spans of time.
+# one of `NUM_SPANS` spans of time.
 _ROW_BITS = 8
 _DEVICE = 1
-_NUM_SPANS = 4
 
 
 class SmallIndex:
     """Of blocks on devices, by their hashes; `num_rows` workers."""
 
-    def __init__(self, num_rows: int, predicted_ttl_s: float = 2.0) -> None:
+    def __init__(self, num_rows: int, predicted_ttl_s: float = PREDICTED_TTL_S) -> None:
         self._num_rows = num_rows
         self._lowest_bits = sum(1 << row * _ROW_BITS for row in range(num_rows))
         self._ttl_s = predicted_ttl_s
-        self._span_s = predicted_ttl_s / (_NUM_SPANS - 1)
+        self._span_s = predicted_ttl_s / (NUM_SPANS - 1)
         # By hash, the bits of all workers; never 0.
         self._holders: dict[bytes, int] = {}
         # (when it expires, bit, hashes), oldest first.
         self._predicted: deque[tuple[float, int, list[bytes]]] = deque()
         # What nobody has on other tiers.
         self._none = np.zeros(num_rows, np.int64)
-
-    def num_blocks(self, row: int) -> int:
-        """How many blocks a worker has, without predictions."""
-        bit = _DEVICE << row * _ROW_BITS
-        return sum(1 for holders in self._holders.values() if holders & bit)
 
     def store(self, row: int, hashes: Iterable[bytes]) -> None:
         """A worker has these blocks."""
@@ -58,7 +52,7 @@ class SmallIndex:
         holders = self._holders
         get = holders.get
         has_it = _DEVICE << row * _ROW_BITS
-        bit = has_it << 1 + int(now / self._span_s) % _NUM_SPANS
+        bit = has_it << 1 + int(now / self._span_s) % NUM_SPANS
         new = [block for block in hashes if not get(block, 0) & has_it]
         if new:
             for block in new:

@@ -29,6 +29,7 @@ from baton.sim.clock import EventLoop, Phase
 from baton.sim.report import Served
 from baton.sim.sequence import REQUEST, SimSequence
 from baton.sim.timing import Polynomials
+from baton.sim.workload import BLOCK_SIZE
 from baton.v1 import session_pb2, worker_pb2
 from baton.worker.load import LoadMeter
 
@@ -47,7 +48,6 @@ class WorkerSpec:
 
     timing: Polynomials
     num_blocks: int = 2048
-    block_size: int = 512
     max_sequences: int = 256
     max_batch_tokens: int = 8192
     max_ungranted_share: float = 0.25
@@ -101,7 +101,7 @@ class SimWorker:
         self.row = row
         self.spec = spec
         self.prefills_only = prefills_only
-        group = GroupSpec("full", 1, 1, 1, 1, spec.block_size, "uint8")
+        group = GroupSpec("full", 1, 1, 1, 1, BLOCK_SIZE, "uint8")
         self.blocks = BlockManager((group,), (spec.num_blocks,))
         self.scheduler = Scheduler(
             self.blocks,

@@ -15,7 +15,7 @@ from typing import Any
 
 from baton.core.block_hash import HASH_BYTES
 
-TRACE_BLOCK_SIZE = 512
+BLOCK_SIZE = 512
 _MASK = (1 << 64) - 1
 
 
@@ -35,7 +35,7 @@ class TraceRequest:
     hashes: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        hashes = tuple(map(block_hash, self.ids[: self.num_tokens // TRACE_BLOCK_SIZE]))
+        hashes = tuple(map(block_hash, self.ids[: self.num_tokens // BLOCK_SIZE]))
         object.__setattr__(self, "hashes", hashes)
 
 
@@ -90,6 +90,6 @@ def _request(number: int, record: dict[str, Any]) -> TraceRequest:
     num_tokens, num_output = int(record["input_length"]), int(record["output_length"])
     if num_tokens < 1 or num_output < 1:
         raise ValueError("a request has at least one token of prompt and output")
-    if len(ids) != -(-num_tokens // TRACE_BLOCK_SIZE):
+    if len(ids) != -(-num_tokens // BLOCK_SIZE):
         raise ValueError(f"{num_tokens} tokens have not {len(ids)} blocks")
     return TraceRequest(number, record["timestamp"] / 1000.0, num_tokens, num_output, ids)

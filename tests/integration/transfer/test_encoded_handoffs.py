@@ -21,7 +21,8 @@ from baton.transfer.nixl import NixlTransport
 from baton.transfer.wire_codec import wire_codecs
 from fakes.encoded_memory import NUM_BLOCKS, SPEC, WIRE, make_memory, memory_main
 from fakes.nixl_process import Child, child
-from fakes.transfer import GROUP, FakeWorker, Handoff, due_of, hashes_of, make_arena, until
+from fakes.transfer import GROUP, FakeWorker, Handoff, due_of, hashes_of, make_arena
+from fakes.until import until
 from fakes.worker_pair import nothing_left, workers
 
 INT8 = TransferSettings(codec="int8")

@@ -18,8 +18,9 @@ from baton.transfer.messages import offer_body
 from baton.transfer.state import Due
 from baton.v1 import transfer_pb2 as pb
 from baton.wire.streams.status import Code, StreamError
-from fakes.proxy import Proxy
-from fakes.transfer import FakeWorker, Handoff, due_of, until
+from fakes.link import Link
+from fakes.transfer import FakeWorker, Handoff, due_of
+from fakes.until import until
 from fakes.worker_pair import RawPeer, nothing_left, workers
 
 # --- quarantine ---
@@ -198,43 +199,43 @@ async def test_stranger_is_told_about_the_token() -> None:
 
 async def test_broken_stream_comes_back_and_the_handoff_goes_on() -> None:
     async with workers() as (source, target):
-        proxy = await Proxy(target.port).start()
-        target.ref.address = f"127.0.0.1:{proxy.port}"
+        link = await Link(target.port).open()
+        target.ref.address = f"127.0.0.1:{link.port}"
         handoff = Handoff(source, target).submit().offer().compute(0, 1)
         await until(lambda: target.host.reserved)
-        proxy.cut()
+        link.cut()
         handoff.compute(1)
         await until(lambda: handoff.ended)
         assert handoff.target_key in target.host.adopted
-        assert proxy.num_connections >= 2
-        await proxy.stop()
+        assert link.num_connections >= 2
+        await link.close()
 
 
 async def test_verdict_that_was_lost_is_asked_for_again() -> None:
     async with workers() as (source, target):
-        proxy = await Proxy(target.port).start()
-        target.ref.address = f"127.0.0.1:{proxy.port}"
+        link = await Link(target.port).open()
+        target.ref.address = f"127.0.0.1:{link.port}"
         handoff = Handoff(source, target).submit().offer().compute(0, 2)
         await until(lambda: source.host.grants)
-        proxy.swallow_answers = True
+        link.swallow_answers = True
         handoff.compute(2)
         await until(lambda: handoff.target_key in target.host.handed)
         assert handoff.source_key not in source.host.handed
-        proxy.swallow_answers = False
-        proxy.cut()
+        link.swallow_answers = False
+        link.cut()
         await until(lambda: handoff.ended)
         assert not source.host.failures
-        await proxy.stop()
+        await link.close()
 
 
 async def test_lost_source_leaves_its_blocks_in_quarantine_until_it_speaks() -> None:
     async with workers() as (source, target):
-        proxy = await Proxy(target.port).start()
-        target.ref.address = f"127.0.0.1:{proxy.port}"
+        link = await Link(target.port).open()
+        target.ref.address = f"127.0.0.1:{link.port}"
         handoff = Handoff(source, target).submit().offer().compute(0, 1)
         await until(lambda: target.host.reserved)
         # From now on nothing can connect; this process is alive, so it is lost but not dead.
-        await proxy.stop()
+        await link.close()
         await until(lambda: handoff.ended)
         assert target.host.quarantined and not target.host.adopted
         target.ref.address = f"127.0.0.1:{target.port}"

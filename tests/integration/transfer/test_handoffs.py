@@ -9,8 +9,9 @@ from baton.core.errors import (
 from baton.core.handoff import SourceOutput
 from baton.core.request import FinishReason
 from baton.core.settings import TransferSettings
-from fakes.proxy import Proxy
-from fakes.transfer import Handoff, hashes_of, until
+from fakes.link import Link
+from fakes.transfer import Handoff, hashes_of
+from fakes.until import until
 from fakes.worker_pair import nothing_left, workers
 
 # --- the protocol when all goes well ---
@@ -31,16 +32,16 @@ async def test_sequence_moves_with_its_blocks() -> None:
 
 async def test_many_at_once_share_one_stream() -> None:
     async with workers(num_blocks=256) as (source, target):
-        proxy = await Proxy(target.port).start()
-        target.ref.address = f"127.0.0.1:{proxy.port}"
+        link = await Link(target.port).open()
+        target.ref.address = f"127.0.0.1:{link.port}"
         handoffs = [Handoff(source, target, n).submit() for n in range(50)]
         for handoff in handoffs:
             # One after another uses the same source blocks, so each must be through first.
             handoff.offer().compute()
             await until(lambda handoff=handoff: handoff.ended)
         assert len(target.host.adopted) == 50 and nothing_left(source, target)
-        assert proxy.num_connections == 1
-        await proxy.stop()
+        assert link.num_connections == 1
+        await link.close()
 
 
 async def test_both_directions_use_the_stream_that_is_there() -> None:

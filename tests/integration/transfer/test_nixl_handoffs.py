@@ -15,7 +15,8 @@ from baton.core.settings import TransferSettings
 from baton.transfer.nixl import NixlTransport
 from baton.v1 import common_pb2
 from fakes.nixl_process import BLOCK_BYTES, Child, child, worker_main
-from fakes.transfer import FakeWorker, due_of, fill, make_arena, make_request, until
+from fakes.transfer import FakeWorker, due_of, fill, make_arena, make_request
+from fakes.until import until
 
 # Shared memory by TCP semantics: recreating an agent ends every peer's writes.
 SETTINGS = {"ucx_tls": "tcp,self"}

@@ -44,7 +44,7 @@ async def test_workers_found_at_the_start_are_waited_for() -> None:
     store, clock = MemoryStore(), ManualClock()
     await store.put(worker.lease_key, worker.lease.SerializeToString())
     worker.link.hold()
-    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics())
+    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics(), tokenizer="")
     readiness = Readiness(fleet, clock=clock)
     assert readiness.reason() is not None
     fleet.start()
@@ -64,7 +64,7 @@ async def test_workers_that_cannot_be_reached_are_not_waited_for() -> None:
     store = MemoryStore()
     await store.put(worker.lease_key, worker.lease.SerializeToString())
     await worker.die()
-    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics())
+    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics(), tokenizer="")
     readiness = Readiness(fleet, clock=ManualClock())
     fleet.start()
     await until(lambda: readiness.reason() is None)
@@ -73,7 +73,7 @@ async def test_workers_that_cannot_be_reached_are_not_waited_for() -> None:
 
 async def test_a_store_that_is_away_is_waited_for_no_longer_than_that() -> None:
     store, clock = SilentStore(), ManualClock()
-    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics())
+    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics(), tokenizer="")
     fleet.start()
     readiness = Readiness(fleet, clock=clock)
     clock.advance(START_WAIT_S - 0.001)
@@ -85,7 +85,7 @@ async def test_a_store_that_is_away_is_waited_for_no_longer_than_that() -> None:
 
 async def test_after_a_while_it_is_ready_whatever_is_missing() -> None:
     store, clock = SilentStore(), ManualClock()
-    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics())
+    fleet = Fleet(store, Pool(), TOKEN, GatewaySettings(), Metrics(), tokenizer="")
     fleet.start()
     readiness = Readiness(fleet, snapshots_done=lambda: False, clock=clock)
     await asyncio.sleep(0.01)

@@ -21,6 +21,10 @@ def check(table: KeyTable, model: dict[int, int], absent: np.ndarray) -> None:
     assert len(table) == len(model)
 
 
+def signed(keys: np.ndarray) -> list[int]:
+    return keys.view(np.int64).tolist()
+
+
 def add(table: KeyTable, keys: np.ndarray) -> None:
     slots = table.find_or_add(keys)
     table.values[slots] = 1
@@ -52,6 +56,38 @@ def test_table_is_a_dictionary(seed: int, batches: list[tuple[bool, int]]) -> No
             for key in keys.tolist():
                 del model[key]
         check(table, model, absent)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=60),
+)
+@settings(deadline=None, max_examples=60)
+def test_few_keys_and_many_meet_in_one_table(seed: int, batches: list[tuple[bool, int]]) -> None:
+    """A table that is full to its bound, so that buckets are, and it doubles meanwhile."""
+    rng = np.random.default_rng(seed)
+    table = KeyTable()
+    add(table, rng.integers(1, 2**64, 500, np.uint64))
+    model = dict[int, int]()
+    absent = rng.integers(1, 2**64, 50, np.uint64)
+    for value, (is_add, count) in enumerate(batches, 1):
+        if is_add:
+            new = rng.integers(1, 2**64, count, np.uint64)
+            keys = np.concatenate((new, np.array(list(model)[:3], np.uint64)))
+            slots = table.find_or_add_few(signed(keys))
+            assert slots == table.find(keys).tolist()
+            assert [table.value_at[slot] for slot in slots[:count]] == [0] * count
+            for key, slot in zip(keys.tolist(), slots, strict=True):
+                model[key] = table.value_at[slot] = value
+        else:
+            keys = np.array(list(model)[:count], np.uint64)
+            table.free_few(table.find_few(signed(keys)))
+            for key in keys.tolist():
+                del model[key]
+        many = np.array(list(model), np.uint64)
+        assert table.values[table.find(many)].tolist() == list(model.values())
+        assert table.find_few(signed(absent)) == [-1] * len(absent)
+        assert len(table) == 500 + len(model)
 
 
 def test_churn_does_not_make_it_grow() -> None:

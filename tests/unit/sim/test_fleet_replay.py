@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from baton.core.settings import RouterSettings
+from baton.router.columns import Columns, Rows
+from baton.router.policy.base import RequestView, Scores
+from baton.router.policy.kv_aware import KvAware
 from baton.router.policy.registry import policy_named
 from baton.sim.fleet import Fleet, FleetSpec
 from baton.sim.handoff import TransferSpec
@@ -35,7 +38,7 @@ def replay(
     chosen = policy_named(policy, RouterSettings(**settings))  # type: ignore[arg-type]
     fleet = Fleet(spec, chosen, seed)
     served = fleet.run(requests)
-    return fleet, served, report(served, WORKER.block_size)
+    return fleet, served, report(served)
 
 
 @pytest.mark.parametrize("spec", [AGGREGATED, SPLIT, WHOLE])
@@ -54,10 +57,31 @@ def test_everybody_is_served_and_nothing_is_left(
         assert not left.any()
 
 
+class Asking(KvAware):
+    """Compares the index with the workers' caches when it is asked about a request of one token."""
+
+    def __init__(self) -> None:
+        super().__init__(RouterSettings())
+        self.fleet = Fleet(AGGREGATED, self, 0)
+        self.num_held = self.num_evicted = 0
+
+    def decode_scores(self, view: RequestView, columns: Columns, rows: Rows) -> Scores:
+        if view.num_tokens == 1:
+            caches = [worker.blocks.pools[0].cache for worker in self.fleet.workers]
+            for block in {block for one in self.fleet.served for block in one.request.hashes}:
+                held = self.fleet.index.match([block], self.fleet.loop.now).device.tolist()
+                assert held == [cache.get(block) is not None for cache in caches]
+                self.num_held += sum(held)
+                self.num_evicted += not any(held)
+        return super().decode_scores(view, columns, rows)
+
+
 def test_index_knows_just_what_the_workers_have(requests: list[TraceRequest]) -> None:
-    fleet, _, _ = replay(requests, AGGREGATED, "kv_aware")
-    for worker in fleet.workers:
-        assert fleet.index.num_blocks(worker.row) == len(worker.blocks.pools[0].cache)
+    asking = Asking()
+    # It comes when nothing is predicted any more.
+    last = TraceRequest(len(requests), requests[-1].at + 1000, 1, 1, (0,))
+    asking.fleet.run([*requests, last])
+    assert asking.num_held > 100 and asking.num_evicted > 100
 
 
 def test_a_seed_decides_everything(requests: list[TraceRequest]) -> None:

@@ -37,7 +37,7 @@ def served(ttft_s: float, tpot_s: float, *, cached: int = 0, prefill: int = 0) -
 
 def test_report() -> None:
     result = report(
-        [served(1.0, 0.01, cached=512), served(3.0, 0.01), served(2.0, 0.03, prefill=1)], 512
+        [served(1.0, 0.01, cached=512), served(3.0, 0.01), served(2.0, 0.03, prefill=1)]
     )
     assert (result.num_requests, result.num_good) == (3, 1)
     assert result.block_reuse == pytest.approx(1 / 6)
@@ -51,7 +51,7 @@ def test_report_wants_everything_served() -> None:
     unserved = served(1.0, 0.01)
     unserved.last_token_at = math.nan
     with pytest.raises(ValueError, match="not all"):
-        report([unserved], 512)
+        report([unserved])
 
 
 def test_percentile_is_the_nearest_rank() -> None:

@@ -14,9 +14,7 @@ from baton.sim.report import Served
 from baton.sim.sequence import SimSequence
 from baton.sim.timing import MOCKER
 from baton.sim.worker import SimWorker, WorkerSpec
-from baton.sim.workload import TraceRequest
-
-BLOCK = 512
+from baton.sim.workload import BLOCK_SIZE, TraceRequest
 
 
 class QuietHost:
@@ -43,12 +41,12 @@ class One:
     def __init__(self, *, num_blocks: int = 2048) -> None:
         self.loop = EventLoop()
         self.host = QuietHost()
-        spec = WorkerSpec(MOCKER, num_blocks, BLOCK)
+        spec = WorkerSpec(MOCKER, num_blocks)
         self.worker = SimWorker(0, spec, self.loop, self.host, prefills_only=False)
         self.num_sent = 0
 
     def send(self, at: float, num_tokens: int, num_output: int, first_block: int = 0) -> Served:
-        ids = tuple(range(first_block, first_block - (-num_tokens // BLOCK)))
+        ids = tuple(range(first_block, first_block - (-num_tokens // BLOCK_SIZE)))
         request = TraceRequest(self.num_sent, at, num_tokens, num_output, ids)
         self.num_sent += 1
         served = Served(request)
@@ -81,7 +79,7 @@ def test_prefix_is_reused_but_for_one_token() -> None:
     one.send(0.0, 2048, 2)
     served = one.send(5.0, 2048, 2)
     one.loop.run()
-    assert served.cached_tokens == 3 * BLOCK
+    assert served.cached_tokens == 3 * BLOCK_SIZE
 
 
 def test_arrival_waits_for_the_end_of_the_decode_step_it_falls_into() -> None:
@@ -100,7 +98,7 @@ def test_long_decode_takes_as_long_as_its_steps() -> None:
     served = one.send(0.0, 1, 1200)
     one.loop.run()
     # Token 2 is computed in block 0, ..., token 512 too; 1200 tokens need three blocks.
-    steps = [MOCKER.decode_s(-(-n // BLOCK) / 2048) for n in range(2, 1201)]
+    steps = [MOCKER.decode_s(-(-n // BLOCK_SIZE) / 2048) for n in range(2, 1201)]
     assert served.last_token_at - served.first_token_at == pytest.approx(sum(steps))
 
 

@@ -46,8 +46,10 @@ def test_answers_are_those_of_the_prefix_index(
         expected = index.match(index_keys(prompt), now, NUM_ROWS)
         assert np.array_equal(found.device, expected.device)
         assert found.best == expected.best
-    for row in range(NUM_ROWS):
-        assert small.num_blocks(row) == index.blocks_of(row)[IndexTier.DEVICE]
+    # Each block by itself, when no prediction counts any more.
+    for block in HASHES:
+        held = small.match([block], now + 10).device
+        assert np.array_equal(held, index.match(index_keys([block]), now + 10, NUM_ROWS).device)
 
 
 def test_a_worker_counts_up_to_its_first_missing_block() -> None:

@@ -80,7 +80,7 @@ class Fleet:
         metrics: Metrics,
         clock: Clock = monotonic,
         *,
-        tokenizer: str = "",
+        tokenizer: str,
     ) -> None:
         """`tokenizer`: the identity of the gateway's own; empty: whatever workers have."""
         self.pool = pool

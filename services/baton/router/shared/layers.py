@@ -10,6 +10,8 @@ import numpy.typing as npt
 from baton.core.block_hash import IndexKeys
 from baton.router.holder_sets import BestTiers
 from baton.router.prefix_index import (
+    NUM_SPANS,
+    PREDICTED_TTL_S,
     IndexTier,
     Overlap,
     PrefixIndex,
@@ -29,7 +31,7 @@ _LOW_MASK = 2**32 - 1
 # Bits of a key that tell whether it was predicted lately (2 MiB of marks).
 _MARK_MASK = 2**21 - 1
 # A prediction may last so much longer than its time.
-_LONGEST = 4 / 3
+_LONGEST = NUM_SPANS / (NUM_SPANS - 1)
 
 
 class LayeredIndex:
@@ -37,7 +39,7 @@ class LayeredIndex:
     predictions count.
     """
 
-    def __init__(self, shared: IndexView, predicted_ttl_s: float = 2.0) -> None:
+    def __init__(self, shared: IndexView, predicted_ttl_s: float = PREDICTED_TTL_S) -> None:
         self._shared = shared
         self._predicted = PrefixIndex(predicted_ttl_s)
         self._marks = _Marks(_LONGEST * predicted_ttl_s)
