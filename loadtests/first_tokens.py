@@ -14,7 +14,8 @@ from typing import Any
 
 from baton.v1 import session_pb2
 from baton.worker import worker
-from baton.worker.sessions import GatewayStream, Sessions
+from baton.worker.gateway_session import GatewayStream
+from baton.worker.sessions import Sessions
 
 
 class _Stream:

@@ -16,25 +16,28 @@ NOTICED = 1.25
 
 
 class Level:
-    """The newest `num_newest` observations (x, y) of `y = theta . x`."""
+    """The newest observations (x, y) of `y = theta . x`, as many as are worth `num_newest`."""
 
     def __init__(self, num_newest: int) -> None:
-        self._newest: deque[tuple[Sequence[float], float]] = deque(maxlen=num_newest)
+        self._num_newest = num_newest
+        self._newest: deque[tuple[Sequence[float], float, float]] = deque(maxlen=num_newest)
 
-    def add(self, x: Sequence[float], y: float) -> None:
-        """One observation, y above 0."""
-        self._newest.append((x, y))
+    def add(self, x: Sequence[float], y: float, worth: float = 1.0) -> None:
+        """One observation, y above 0; `worth` so many, at least 1, if all had been told."""
+        # However many it stands for, another one has to agree.
+        self._newest.append((x, y, min(worth, self._num_newest / 2)))
 
     def factor(self, theta: Sequence[float]) -> float:
         """The median of y / (theta . x) when all say that there is a change; else 1."""
-        newest = self._newest
-        if len(newest) < (newest.maxlen or 0):
-            return 1.0
         ratios: list[float] = []
+        missing: float = self._num_newest
         # The newest one first: mostly it is near the fit, and that is that.
-        for x, y in reversed(newest):
+        for x, y, worth in reversed(self._newest):
             ratio = y / max(sum(map(mul, theta, x)), 1e-12)
             if 1 / NOTICED < ratio < NOTICED or (ratios and (ratio > 1) != (ratios[0] > 1)):
                 return 1.0
             ratios.append(ratio)
-        return sorted(ratios)[len(ratios) // 2]
+            missing -= worth
+            if missing <= 0:
+                return sorted(ratios)[len(ratios) // 2]
+        return 1.0

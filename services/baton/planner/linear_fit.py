@@ -34,13 +34,14 @@ class LinearFit:
         self._weight = 0.0
         self.num_observations = 0
 
-    def add(self, x: Sequence[float], y: float) -> None:
-        """One observation."""
-        kept = self._forgetting
+    def add(self, x: Sequence[float], y: float, worth: float = 1.0) -> None:
+        """One observation, `worth` so many."""
+        kept = self._forgetting**worth
         for i, value in enumerate(x):
-            self._xx[i] = [kept * a + value * b for a, b in zip(self._xx[i], x, strict=True)]
-            self._xy[i] = kept * self._xy[i] + value * y
-        self._weight = self._weight * kept + 1
+            more = worth * value
+            self._xx[i] = [kept * a + more * b for a, b in zip(self._xx[i], x, strict=True)]
+            self._xy[i] = kept * self._xy[i] + more * y
+        self._weight = self._weight * kept + worth
         self.num_observations += 1
 
     def solve(self, prior: Sequence[float]) -> tuple[float, ...]:

@@ -3,8 +3,9 @@
 A step that computes prompts takes `prefill_base_s + tokens * prefill_s_per_token`, one that does
 not `step_base_s + sequences * step_s_per_sequence + blocks * step_s_per_block`: weights are read
 once, each sequence brings its share of compute, each KV block in use is read. Reports are moving
-averages over about 20 steps, so neighbouring ones say nearly the same: the fit takes one in
-`EVERY`. A worker that becomes slower or faster in all is seen in a few reports (`planner.level`).
+averages over about 20 steps, so neighbouring ones say nearly the same: the fit takes one in `EVERY`
+steps. A worker that becomes slower or faster in all is seen in a few steps (`planner.level`). Not
+every step is reported, so what counts is how many each report stands for.
 
 What a worker has not shown yet is taken from its pool (workers of the same model, digest and role),
 then from all workers of the digest, then from the defaults. Pure: no clock, no I/O.
@@ -26,8 +27,10 @@ from baton.planner.linear_fit import LinearFit
 DEFAULT_PREFILL_TOKENS_PER_S = 10_000.0
 DEFAULT_STEP_S = 0.02
 
-# One report in so many is fitted to; fitting takes longer than everything else about a report.
+# Once in so many steps a report is fitted to; fitting takes longer than everything else about it.
 EVERY = 8
+# A report stands for the steps since the one before; of more than these it tells nothing.
+MOST_STEPS = 20
 _WORKER_FORGETTING = 0.99
 _POOL_FORGETTING = 0.998
 # What is known of a group counts as so many observations of the worker, or smaller group: workers
@@ -36,7 +39,7 @@ _POOL_FORGETTING = 0.998
 _PRIOR_WEIGHT = 16.0
 # Against coefficients that have not been told apart: next to nothing.
 _LEAST_WEIGHT = 1e-3
-# Reports of a worker, and observations of a group, that must agree on a change of level.
+# Steps of a worker, and observations of a group, that must agree on a change of level.
 _WORKER_LEVEL = 5
 _GROUP_LEVEL = 16
 # Observations before which a fit is no measure of others: a worker's first steps are its slowest.
@@ -72,7 +75,8 @@ class StepReport(NamedTuple):
     """What a worker says of its steps: zeros for what it does not know.
 
     `prefill_step_s` and `prefill_tokens_per_s`: of steps with prompt tokens, `step_s`: of others,
-    with `num_running` sequences that use `used_blocks` KV blocks.
+    with `num_running` sequences that use `used_blocks` KV blocks. `num_steps`: the worker's steps
+    so far.
     """
 
     prefill_tokens_per_s: float
@@ -80,6 +84,7 @@ class StepReport(NamedTuple):
     step_s: float
     num_running: int
     used_blocks: int
+    num_steps: int = 0
 
 
 class Learnt(Enum):
@@ -115,22 +120,22 @@ class _Fit:
     def _is_settled(self) -> bool:
         return self.num_observations >= _LEAST_FITTED
 
-    def look(self, x: Sequence[float], step_s: float) -> bool:
+    def look(self, x: Sequence[float], step_s: float, worth: float) -> bool:
         """Whether with this report the level is another."""
-        self._level.add(x, step_s)
+        self._level.add(x, step_s, worth)
         if not self._is_settled or not self._fitted:
             return False
         moved = self._level.factor(self._fitted) / self._told
         return not 0.9 < moved < 1.1
 
-    def learn(self, x: Sequence[float], step_s: float) -> bool:
+    def learn(self, x: Sequence[float], step_s: float, worth: float) -> bool:
         """Take an observation into the fit; whether there are so many that it is news."""
         expected_s = step_s
         if self._is_settled and self._expected:
             expected_s = sum(map(mul, self._expected, x)) or step_s
         # Relative to what was expected, an error counts the same in short and in long steps.
         share = min(_FURTHEST, max(1 / _FURTHEST, step_s / expected_s))
-        self._linear.add([value / expected_s for value in x], share)
+        self._linear.add([value / expected_s for value in x], share, worth)
         return self.num_observations.bit_count() == 1
 
     def solve(self, prior: Sequence[float]) -> tuple[float, ...]:
@@ -152,16 +157,19 @@ class _Fits:
         # Workers that give no step time are taken to have none.
         self._has_overhead = True
 
-    def add(self, report: StepReport, *, learns: bool = True) -> tuple[bool, bool]:
-        """Whether the level is another, and whether so much has been learnt that it concerns those
-        who rely on this. Without `learns`, only the level is looked at.
-        """
-        is_moved = is_news = False
+    def look(self, report: StepReport, worth: float) -> bool:
+        """Whether with this report the level is another."""
+        is_moved = False
         for fit, x, step_s in self._observations(report):
-            is_moved |= fit.look(x, step_s)
-            if learns:
-                is_news |= fit.learn(x, step_s)
-        return is_moved, is_news
+            is_moved |= fit.look(x, step_s, worth)
+        return is_moved
+
+    def learn(self, report: StepReport, worth: float) -> bool:
+        """Whether so much has been learnt that it concerns those who rely on this."""
+        is_news = False
+        for fit, x, step_s in self._observations(report):
+            is_news |= fit.learn(x, step_s, worth)
+        return is_news
 
     def _observations(self, report: StepReport) -> Iterator[tuple[_Fit, tuple[float, ...], float]]:
         """What it says of which fit: features, and the seconds of a step."""
@@ -199,7 +207,8 @@ class RateFits:
 
     def __init__(self) -> None:
         self._workers: dict[int, _Fits] = {}
-        self._num_reports: dict[int, int] = {}
+        # Steps at the newest report, and since one was learnt from.
+        self._num_steps: dict[int, tuple[int, int]] = {}
         self._pools: dict[PoolKey, _Fits] = {}
         self._digests: dict[int, _Fits] = {}
 
@@ -207,18 +216,27 @@ class RateFits:
         """Take a report of a worker, and say whose rates have changed by it."""
         if not (report.prefill_tokens_per_s > 0 or report.step_s > 0):
             return Learnt.NOTHING
-        num_reports = self._num_reports.get(worker, 0)
-        self._num_reports[worker] = num_reports + 1
-        learns = num_reports % EVERY == 0
         fits = self._workers.get(worker)
         if fits is None:
             fits = self._workers[worker] = _Fits(_WORKER_FORGETTING, _PRIOR_WEIGHT, _WORKER_LEVEL)
-        is_moved, _ = fits.add(report, learns=learns)
+            new_steps, unlearnt = 1, EVERY
+        else:
+            before, unlearnt = self._num_steps[worker]
+            new_steps = min(MOST_STEPS, max(1, report.num_steps - before))
+            unlearnt = min(MOST_STEPS, unlearnt + new_steps)
+        learns = unlearnt >= EVERY
+        self._num_steps[worker] = report.num_steps, 0 if learns else unlearnt
+        is_moved = fits.look(report, new_steps)
         if not learns:
             return Learnt.OF_WORKER if is_moved else Learnt.NOTHING
-        # That a group's level is another concerns all who rely on it, too.
-        told = [group.add(report) for group in (self._pool(pool), self._digest(pool.digest))]
-        return Learnt.OF_ALL if any(map(any, told)) else Learnt.OF_WORKER
+        worth = unlearnt / EVERY
+        fits.learn(report, worth)
+        is_news = False
+        for group in (self._pool(pool), self._digest(pool.digest)):
+            # That a group's level is another concerns all who rely on it, too.
+            is_news |= group.look(report, worth)
+            is_news |= group.learn(report, worth)
+        return Learnt.OF_ALL if is_news else Learnt.OF_WORKER
 
     def rates(self, worker: int, prior: Rates) -> Rates:
         """Of a worker, `prior` being its pool's."""
@@ -237,7 +255,7 @@ class RateFits:
     def forget(self, worker: int) -> None:
         """The worker is gone. What it has shown of its pool stays."""
         self._workers.pop(worker, None)
-        self._num_reports.pop(worker, None)
+        self._num_steps.pop(worker, None)
 
     def _pool(self, pool: PoolKey) -> _Fits:
         return self._pools.setdefault(pool, _Fits(_POOL_FORGETTING, _PRIOR_WEIGHT, _GROUP_LEVEL))

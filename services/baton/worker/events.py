@@ -126,6 +126,8 @@ class EventLog:
                 for chunk in self._snapshot(at):
                     watcher.send(Response(worker_epoch=self._epoch, snapshot=chunk))
                     await watcher.writable()
+                    # Tokens have their turn between two chunks, however fast the watcher reads.
+                    await asyncio.sleep(0)
                 seen = at
             elif seen < self._last_id:
                 first = self._deltas[0].event_id

@@ -9,55 +9,86 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from enum import Enum, auto
 
 from baton.engine.outputs import TokenRow
 from baton.v1 import session_pb2
 from baton.wire.frames import HELD_WAIT_S, FrameColumns
+from baton.wire.streams.stream import Stream
+from baton.worker.load_news import LoadNews
 from baton.worker.slot_log import SlotLog
 
 SlotEvent = session_pb2.SlotEvent
+GatewayStream = Stream[session_pb2.SessionResponse, session_pb2.SessionRequest]
 
+# A gateway takes a worker that it does not hear for seconds as lost.
+HEARTBEAT_S = 1.0
 # For tokens to go with.
 COMPANY_WAIT_S = 0.005
 # News that changes little for anybody, how full a worker is that goes on as before, goes along once
 # it is so old, and by itself after HELD_WAIT_S: taking in a load costs a gateway as much as several
 # tokens.
 GRADUAL_WAIT_S = 0.05
+# Rows that nobody waits for leave when there are so many, too: they take a gateway about 5 ms, and
+# what comes meanwhile waits for that.
+MAX_HELD_ROWS = 1024
 # Longer, and the times that they bring would come after the end of a short request.
 _UNHURRIED = frozenset(
     {SlotEvent.KIND_SCHEDULED, SlotEvent.KIND_HANDED_OFF, SlotEvent.KIND_FIRST_STEP}
 )
 
 
-class LoadNews(Enum):
-    """What a load report says that the one before did not."""
-
-    NONE = auto()
-    GRADUAL = auto()
-    SUDDEN = auto()
-
-
 class GatewaySession:
-    """Outlives its stream. `wake` has the stream's writer look for a frame."""
+    """Outlives its streams, of which it has one at a time, or none.
 
-    def __init__(self, session_id: str) -> None:
+    When `wake` is set, `take_frame` may have something for the stream.
+    """
+
+    def __init__(self, session_id: str, load: session_pb2.Load | None) -> None:
         self.id = session_id
         self.slots: dict[int, SlotLog] = {}
-        self.stream: object | None = None
-        self.reader: asyncio.Task[None] | None = None
-        self.grace: asyncio.TimerHandle | None = None
+        self.stream: GatewayStream | None = None
         self.wake = asyncio.Event()
-        self._wake_timer: asyncio.TimerHandle | None = None
-        self._held_timer: asyncio.TimerHandle | None = None
+        self._load = load
         # Submissions that no load knows of yet, by their number among all sessions' and by slot;
         # and the newest slot that the load does know of.
         self._untold: deque[tuple[int, int]] = deque()
         self._newest_slot = 0
-        # Slots with rows that wait for more, and when gradual news came that waits, too.
-        self._held: dict[int, SlotLog] = {}
+        # Rows that wait for more, by slot and together; when gradual news came that waits, too.
+        self._held: dict[int, int] = {}
+        self._num_held = 0
         self._gradual_since: float | None = None
-        self.clear()
+        self._wake_timer: asyncio.TimerHandle | None = None
+        self._held_timer: asyncio.TimerHandle | None = None
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._begin_frame()
+
+    # --- streams ---
+
+    def attach(self, stream: GatewayStream) -> None:
+        """Frames go to this stream from now on; those are left out that went to another."""
+        self.detach()
+        self.stream = stream
+        self._load_due = True
+        self.wake.set()
+        self._beat_later()
+
+    def detach(self) -> None:
+        """There is no stream: the slots keep what is pending."""
+        self.stream = None
+        self._hold_nothing()
+        self._begin_frame()
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+            self._beat_timer = None
+
+    def _beat_later(self) -> None:
+        self._beat_timer = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        """Send a frame, an empty one if need be."""
+        self._beat_due = True
+        self.wake.set()
+        self._beat_later()
 
     # --- news ---
 
@@ -69,7 +100,7 @@ class GatewaySession:
     def drop(self, slot_id: int) -> bool:
         """No more of a submission is wanted; whether it was known."""
         self._due.pop(slot_id, None)
-        self._held.pop(slot_id, None)
+        self._num_held -= self._held.pop(slot_id, 0)
         return self.slots.pop(slot_id, None) is not None
 
     def add_row(self, slot_id: int, row: TokenRow) -> None:
@@ -83,11 +114,14 @@ class GatewaySession:
         if is_due:
             self._due[slot_id] = slot
             self.wake.set()
-        else:
-            self._held[slot_id] = slot
-            if self._held_timer is None:
-                loop = asyncio.get_running_loop()
-                self._held_timer = loop.call_later(HELD_WAIT_S, self.send_held)
+            return
+        self._held[slot_id] = self._held.get(slot_id, 0) + 1
+        self._num_held += 1
+        if self._num_held >= MAX_HELD_ROWS:
+            self.send_held()
+        elif self._held_timer is None:
+            loop = asyncio.get_running_loop()
+            self._held_timer = loop.call_later(HELD_WAIT_S, self.send_held)
 
     def add_event(self, slot_id: int, slot_event: SlotEvent) -> None:
         """Something else. Events of unknown slots are dropped."""
@@ -106,13 +140,17 @@ class GatewaySession:
         else:
             self.wake.set()
 
-    def add_load(self, news: LoadNews, num_submitted: int) -> None:
-        """There is a new load, which counts the first so many submissions of all sessions."""
+    def add_load(self, load: session_pb2.Load, news: LoadNews, num_submitted: int) -> None:
+        """The newest load, which counts the first so many submissions of all sessions."""
+        self._load = load
         before = self._newest_slot
         while self._untold and self._untold[0][0] <= num_submitted:
             _, self._newest_slot = self._untold.popleft()
         if self.stream is None:
             return
+        if load.draining or load.short_of_blocks:
+            # What is moved from here goes on from what its gateway has.
+            self.send_held()
         if news is LoadNews.SUDDEN or self._newest_slot != before:
             self._load_due = True
             self._send_within(COMPANY_WAIT_S)
@@ -120,15 +158,10 @@ class GatewaySession:
             self._gradual_since = time.monotonic()
             self._send_within(HELD_WAIT_S)
 
-    def beat(self) -> None:
-        """Send a frame, an empty one if need be."""
-        self._beat_due = True
-        self.wake.set()
-
     def send_held(self) -> None:
         """Send all rows that wait for more."""
         if self._held:
-            self._due |= self._held
+            self._due |= {slot_id: self.slots[slot_id] for slot_id in self._held}
             self.wake.set()
         self._hold_nothing()
 
@@ -145,22 +178,16 @@ class GatewaySession:
 
     # --- frames ---
 
-    def clear(self) -> None:
-        """Forget what is pending; the slots keep it."""
-        self._hold_nothing()
-        self._begin_frame()
-        self._load_due = True
-
-    def take_frame(self, load: session_pb2.Load | None) -> session_pb2.Frame | None:
+    def take_frame(self) -> session_pb2.Frame | None:
         """All that is pending as one frame."""
         for slot_id, slot in self._due.items():
             slot.take(slot_id, self._columns)
-            self._held.pop(slot_id, None)
+            self._num_held -= self._held.pop(slot_id, 0)
         now = time.monotonic()
         waits_since = self._gradual_since
         is_old = waits_since is not None and now - waits_since >= GRADUAL_WAIT_S
-        send_load = load is not None and (self._load_due or is_old)
-        if not self._columns and not self._events and not send_load and not self._beat_due:
+        load = self._load if self._load_due or is_old else None
+        if not self._columns and not self._events and load is None and not self._beat_due:
             return None
         frame = self._columns.frame()
         for slot_event, since in self._events:
@@ -168,8 +195,7 @@ class GatewaySession:
                 slot_event.age_s += now - since
             frame.events.append(slot_event)
         self._begin_frame()
-        if send_load:
-            assert load is not None
+        if load is not None:
             frame.load.CopyFrom(load)
             frame.load.newest_slot = self._newest_slot
         elif waits_since is not None:
@@ -204,6 +230,7 @@ class GatewaySession:
 
     def _hold_nothing(self) -> None:
         self._held.clear()
+        self._num_held = 0
         if self._held_timer is not None:
             self._held_timer.cancel()
             self._held_timer = None

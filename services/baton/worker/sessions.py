@@ -17,28 +17,13 @@ from baton.engine.outputs import TokenRow
 from baton.telemetry.logging import event
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.streams.status import Code, StreamError
-from baton.wire.streams.stream import Stream
-from baton.worker.gateway_session import GatewaySession, LoadNews
+from baton.worker.gateway_session import GatewaySession, GatewayStream
+from baton.worker.load_news import load_news
 
 log = logging.getLogger(__name__)
 
-GatewayStream = Stream[session_pb2.SessionResponse, session_pb2.SessionRequest]
-# A gateway takes a worker that it does not hear for seconds as lost.
-HEARTBEAT_S = 1.0
 # For the first message of a stream.
 OPEN_WAIT_S = 5.0
-# What changes with every step as long as all goes on as before.
-_GRADUAL = (
-    "free_blocks",
-    "cached_blocks",
-    "reserved_blocks",
-    "pinned_blocks",
-    "fetched_blocks",
-    "promotions",
-    "promotion_timeouts",
-    "tiers",
-    "links",
-)
 
 
 class Sessions:
@@ -66,6 +51,8 @@ class Sessions:
         self._on_prefetch = on_prefetch
         self._grace_s = settings.session_grace_s
         self._sessions: dict[str, GatewaySession] = {}
+        # Of those whose gateways have no stream.
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._load: session_pb2.Load | None = None
         # Submissions handed over, of all sessions together.
         self._num_submitted = 0
@@ -98,85 +85,33 @@ class Sessions:
             if (session := self._sessions.get(session_id)) is not None:
                 session.add_event(slot_id, slot_event)
         if load is not None:
-            news = self._take_load(load)
+            news = load_news(self._load, load)
+            self._load = load
             for session in self._sessions.values():
-                if load.draining or load.short_of_blocks:
-                    # What is moved from here goes on from what its gateway has.
-                    session.send_held()
-                session.add_load(news, num_submitted)
+                session.add_load(load, news, num_submitted)
 
-    def _take_load(self, load: session_pb2.Load) -> LoadNews:
-        """Keep the newest load; how much gateways need to hear of it.
-
-        Averages and the time left move with every step; alone they are no news.
-        """
-        old, self._load = self._load, load
-        if old is None:
-            return LoadNews.SUDDEN
-        plain = session_pb2.Load()
-        plain.CopyFrom(load)
-        plain.sequence_number = old.sequence_number
-        plain.prefill_tokens_per_s = old.prefill_tokens_per_s
-        plain.prefill_step_s = old.prefill_step_s
-        plain.step_s = old.step_s
-        if old.leaving_in_ms and load.leaving_in_ms:
-            plain.leaving_in_ms = old.leaving_in_ms
-        if plain == old:
-            return LoadNews.NONE
-        # What is left of both without what changes all the time.
-        before = session_pb2.Load()
-        before.CopyFrom(old)
-        for name in _GRADUAL:
-            plain.ClearField(name)
-            before.ClearField(name)
-        return LoadNews.GRADUAL if plain == before else LoadNews.SUDDEN
+    # --- streams ---
 
     async def serve(self, gateway: GatewayStream) -> None:
-        """Serve one stream of one gateway."""
-        first = None
-        try:
-            async with asyncio.timeout(OPEN_WAIT_S):
-                first = await gateway.read()
-        except TimeoutError:
-            raise StreamError(Code.DEADLINE_EXCEEDED, "no `open` came") from None
-        if first is None or not first.HasField("open"):
-            raise StreamError(
-                Code.INVALID_ARGUMENT, "the first message of a session must be `open`"
-            )
-        self._check(first.open)
-        known = self._sessions.get(first.open.session_id)
-        session = known or GatewaySession(first.open.session_id)
+        """Serve one stream of one gateway, until that has nothing more to say."""
+        opening = await _opening(gateway)
+        self._check(opening)
+        known = self._sessions.get(opening.session_id)
+        session = known or GatewaySession(opening.session_id, self._load)
         self._sessions[session.id] = session
-        stream, wake = self._attach(session)
-        if known is not None:
-            self._resume(session, first.open.resume)
-        session.reader = asyncio.create_task(self._read(session, stream, gateway))
-        reader = session.reader
-        # When the gateway has nothing more to say, this stream ends too.
-        reader.add_done_callback(lambda task: self._read_ended(task, wake))
+        self._attach(session, gateway)
+        writer = asyncio.create_task(_write(session, gateway))
         try:
+            if known is not None:
+                self._resume(session, opening.resume)
             opened = session_pb2.Opened(
                 worker=self._me, resumed=known is not None, lease=self._lease()
             )
             gateway.send(session_pb2.SessionResponse(opened=opened))
-            wake.set()
-            self._beat_later(session, stream)
-            await self._write(session, stream, wake, reader, gateway)
-            if session.stream is not stream:
-                raise StreamError(Code.ABORTED, "the session was opened again")
-            await reader
+            await self._read(session, gateway)
         finally:
-            reader.cancel()
-            self._detach(session, stream)
-
-    def _beat_later(self, session: GatewaySession, stream: object) -> None:
-        """Have a frame sent every second, as long as this stream is the session's."""
-        asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat, session, stream)
-
-    def _beat(self, session: GatewaySession, stream: object) -> None:
-        if session.stream is stream:
-            session.beat()
-            self._beat_later(session, stream)
+            writer.cancel()
+            self._detach(session, gateway)
 
     def _check(self, opening: session_pb2.Open) -> None:
         lease = self._lease()
@@ -194,33 +129,27 @@ class Sessions:
                 f"{lease.protocol_min} to {lease.protocol_max}",
             )
 
-    def _attach(self, session: GatewaySession) -> tuple[object, asyncio.Event]:
-        """Make a new stream the session's; an older one that still lives must end."""
-        if session.grace is not None:
-            session.grace.cancel()
-            session.grace = None
-        if session.reader is not None:
-            session.reader.cancel()
-        session.wake.set()
-        session.stream, session.wake = object(), asyncio.Event()
-        session.clear()
-        return session.stream, session.wake
+    def _attach(self, session: GatewaySession, gateway: GatewayStream) -> None:
+        if session.stream is not None:
+            session.stream.fail(Code.ABORTED, "the session was opened again")
+        elif (expiry := self._expiries.pop(session.id, None)) is not None:
+            expiry.cancel()
+        session.attach(gateway)
 
-    def _detach(self, session: GatewaySession, stream: object) -> None:
-        if session.stream is not stream:
+    def _detach(self, session: GatewaySession, gateway: GatewayStream) -> None:
+        if session.stream is not gateway:
             return
-        session.stream = session.reader = None
-        session.clear()
+        session.detach()
         if session.slots:
-            session.grace = asyncio.get_running_loop().call_later(
+            self._expiries[session.id] = asyncio.get_running_loop().call_later(
                 self._grace_s, self._expire, session
             )
         else:
-            self._sessions.pop(session.id, None)
+            del self._sessions[session.id]
 
     def _expire(self, session: GatewaySession) -> None:
         """Its gateway did not come back."""
-        self._sessions.pop(session.id, None)
+        del self._sessions[session.id], self._expiries[session.id]
         if session.slots:
             log.warning(*event("session_lost", session=session.id, slots=len(session.slots)))
         for slot in session.slots:
@@ -248,33 +177,11 @@ class Sessions:
                 )
             )
 
-    async def _write(
-        self,
-        session: GatewaySession,
-        stream: object,
-        wake: asyncio.Event,
-        reader: asyncio.Task[None],
-        gateway: GatewayStream,
-    ) -> None:
-        """Send frames; what comes while the gateway is behind joins the next one."""
-        while True:
-            await wake.wait()
-            await gateway.writable()
-            wake.clear()
-            if session.stream is not stream or reader.done():
-                return
-            frame = session.take_frame(self._load)
-            if frame is not None:
-                gateway.send(session_pb2.SessionResponse(frame=frame))
+    # --- requests ---
 
-    async def _read(
-        self,
-        session: GatewaySession,
-        stream: object,
-        gateway: GatewayStream,
-    ) -> None:
+    async def _read(self, session: GatewaySession, gateway: GatewayStream) -> None:
         async for request in gateway:
-            if session.stream is not stream:
+            if session.stream is not gateway:
                 return
             for submit in request.submits:
                 self._submit(session, submit)
@@ -286,12 +193,6 @@ class Sessions:
                 self._migrate(session, migrate)
             for prefetch in request.prefetches:
                 self._on_prefetch(prefetch)
-
-    def _read_ended(self, task: asyncio.Task[None], wake: asyncio.Event) -> None:
-        if not task.cancelled():
-            # The stream's handler raises it, unless the connection is lost.
-            task.exception()
-        wake.set()
 
     def _submit(self, session: GatewaySession, submit: session_pb2.Submit) -> None:
         if submit.slot in session.slots:
@@ -315,8 +216,35 @@ class Sessions:
         self._on_migrate((session.id, migrate.slot), slot.attempt, migrate)
 
     def close(self) -> None:
-        """Stop the timers; streams end with the server."""
-        for session in self._sessions.values():
-            if session.grace is not None:
-                session.grace.cancel()
-        self._sessions.clear()
+        """Wait for no gateway any more; streams end with the server."""
+        for expiry in self._expiries.values():
+            expiry.cancel()
+        self._expiries.clear()
+
+
+async def _opening(gateway: GatewayStream) -> session_pb2.Open:
+    """A stream's first message. Raises StreamError."""
+    try:
+        async with asyncio.timeout(OPEN_WAIT_S):
+            first = await gateway.read()
+    except TimeoutError:
+        raise StreamError(Code.DEADLINE_EXCEEDED, "no `open` came") from None
+    if first is None or not first.HasField("open"):
+        raise StreamError(Code.INVALID_ARGUMENT, "the first message of a session must be `open`")
+    return first.open
+
+
+async def _write(session: GatewaySession, gateway: GatewayStream) -> None:
+    """Send frames; what comes while the gateway is behind joins the next one."""
+    try:
+        while True:
+            await session.wake.wait()
+            await gateway.writable()
+            if session.stream is not gateway:
+                return
+            session.wake.clear()
+            if (frame := session.take_frame()) is not None:
+                gateway.send(session_pb2.SessionResponse(frame=frame))
+    except Exception as error:
+        log.exception(*event("session_failed", session=session.id))
+        gateway.fail(Code.INTERNAL, f"no frame can be made: {type(error).__name__}")

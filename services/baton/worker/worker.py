@@ -10,13 +10,12 @@ import asyncio
 import logging
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import baton
 from baton.core import model_folder
 from baton.core.errors import BatonError, HandoffError, UnavailableError
 from baton.core.gc_pauses import settle_gc
@@ -29,11 +28,9 @@ from baton.telemetry.logging import event
 from baton.telemetry.worker_metrics import WorkerReading
 from baton.transfer.base import Transport
 from baton.transfer.handoffs import Handoffs
-from baton.transfer.layout import group_to_proto, whole_shard
 from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.streams.server import StreamServer
-from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN
 from baton.worker import health, rival
 from baton.worker.build import build_engine, build_transport, limit_cpu_threads
 from baton.worker.config import WorkerConfig
@@ -41,6 +38,7 @@ from baton.worker.control import WorkerControl
 from baton.worker.engine_loop import EngineLoop
 from baton.worker.events import MIN_GAP_S, EventLog
 from baton.worker.health import Heartbeat, Vitals
+from baton.worker.lease import worker_lease
 from baton.worker.lifecycle import Lifecycle, WorkerState
 from baton.worker.load import LoadMeter
 from baton.worker.readings import read_metrics
@@ -51,11 +49,6 @@ from baton.worker.tiers import build_tiers
 
 log = logging.getLogger(__name__)
 
-_ROLES = {
-    "prefill": common_pb2.WORKER_ROLE_PREFILL,
-    "decode": common_pb2.WORKER_ROLE_DECODE,
-    "any": common_pb2.WORKER_ROLE_ANY,
-}
 # How often a drain looks whether anything is left.
 DRAIN_POLL_S = 0.05
 # For streams to end by themselves when the process leaves.
@@ -99,11 +92,10 @@ class Worker:
         asyncio.run(rival.check_free(config.store_url, config.token, prefix, config.worker_id))
         limit_cpu_threads(config.num_threads)
         folder = config.model_folder or self._find_model()
-        self._tokenizer = model_folder.tokenizer_identity(folder)
+        tokenizer = model_folder.tokenizer_identity(folder)
         progress.begin(Stage.LOADING)
         self._engine, runner, self._digest = build_engine(config, folder, progress.advance)
         self._groups: tuple[GroupSpec, ...] = runner.groups
-        self._num_blocks = runner.num_blocks
         arenas = runner.arenas()
         epoch = secrets.randbits(64) | 1
         self._transport: Transport = build_transport(config, f"{config.worker_id}-{epoch:016x}")
@@ -126,7 +118,24 @@ class Worker:
             arenas,
             self._loop.post,
         )
-        self._async.run(self._serve(epoch, arenas))
+        self._server = StreamServer(
+            config.settings.worker.host, config.settings.worker.port, config.token
+        )
+        self._me = common_pb2.WorkerRef(
+            worker_id=config.worker_id, epoch=epoch, address=self._server.address
+        )
+        self._lease_now = partial(
+            worker_lease,
+            self._me,
+            config,
+            digest=self._digest,
+            tokenizer=tokenizer,
+            groups=self._groups,
+            num_blocks=runner.num_blocks[0],
+            max_model_len=self._engine.max_model_len,
+            transport=self._transport,
+        )
+        self._async.run(self._serve(arenas))
         self._loop.start()
         self._heartbeat = self._loop.heartbeat
         self._lifecycle.move(WorkerState.READY)
@@ -136,7 +145,7 @@ class Worker:
             config.token,
             prefix,
             f"workers/{config.worker_id}",
-            lambda: self.lease().SerializeToString(),
+            lambda: self._lease_now().SerializeToString(),
             lambda holder: rival.look(holder, epoch, config.token),
             self._displaced,
             config.settings.worker.lease_ttl_s,
@@ -154,23 +163,18 @@ class Worker:
         model = self._config.settings.model
         return str(model_folder.resolve(model.source, model.revision, self._progress.advance))
 
-    async def _serve(self, epoch: int, arenas: list[Arena]) -> None:
+    async def _serve(self, arenas: list[Arena]) -> None:
         config = self._config
-        worker = config.settings.worker
-        self._server = StreamServer(worker.host, worker.port, config.token)
-        self._me = common_pb2.WorkerRef(
-            worker_id=config.worker_id, epoch=epoch, address=self._server.address
-        )
         self._sessions = Sessions(
             self._me,
-            self.lease,
+            self._lease_now,
             self._on_submit,
             self._on_cancel,
             self._on_migrate,
             self._on_prefetch,
-            worker,
+            config.settings.worker,
         )
-        self._events = EventLog(epoch, MIN_GAP_S)
+        self._events = EventLog(self._me.epoch, MIN_GAP_S)
         self._handoffs = Handoffs(
             self._me,
             self._digest,
@@ -252,36 +256,6 @@ class Worker:
         threading.Thread(target=leave, name="leave", daemon=True).start()
 
     # --- about itself ---
-
-    def lease(self) -> common_pb2.WorkerLease:
-        """The store's entry for this worker."""
-        config = self._config
-        engine, worker = config.settings.engine, config.settings.worker
-        return common_pb2.WorkerLease(
-            worker=self._me,
-            role=_ROLES[config.role],
-            model=config.model_name,
-            digest=self._digest,
-            protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_MAX,
-            shards=[whole_shard(self._transport.agent_name, self._groups)],
-            groups=[group_to_proto(group) for group in self._groups],
-            capacity=common_pb2.Capacity(
-                num_blocks=self._num_blocks[0],
-                block_size=self._groups[0].block_size,
-                max_model_len=self._engine.max_model_len,
-                max_sequences=engine.max_sequences,
-                max_batch_tokens=engine.max_batch_tokens,
-            ),
-            node=worker.node or socket.gethostname(),
-            zone=worker.zone or "",
-            fabric=worker.fabric or "",
-            build=baton.__version__,
-            pid=os.getpid(),
-            transport=self._transport.name,
-            revision=worker.revision or "",
-            tokenizer=self._tokenizer,
-        )
 
     def info(self) -> dict[str, Any]:
         """worker_id, pid, address, state."""
@@ -365,7 +339,7 @@ class Worker:
                 return
         if self._lease is not None:
             self._lease.stop(delete=True)
-        self._async.run(self._server.stop(STOP_GRACE_S))
+        self._async.run(self._end_streams())
         self._loop.post(self._handoffs.close)
         self._loop.stop()
         self._loop.join()
@@ -373,3 +347,7 @@ class Worker:
             self._tiers.close()
         self._transport.close()
         self._async.stop()
+
+    async def _end_streams(self) -> None:
+        await self._server.stop(STOP_GRACE_S)
+        self._sessions.close()

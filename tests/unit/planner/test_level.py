@@ -1,4 +1,4 @@
-"""Workers that become slower or faster are followed within a few reports, single ones ignored."""
+"""Workers that become slower or faster are followed within a few steps, single reports ignored."""
 
 from __future__ import annotations
 
@@ -62,6 +62,40 @@ def test_slower_prompts_show_within_a_few_reports() -> None:
     told.report(1, *[prefill_report(0.05)] * 400)
     assert prefill_s(told.report(1, *[prefill_report(0.4)] * 6)) == pytest.approx(0.4, rel=0.1)
     assert prefill_s(told.report(1, *[prefill_report(0.05)] * 6)) == pytest.approx(0.05, rel=0.1)
+
+
+def steps_until_noticed(steps_per_report: int, factor: float) -> int:
+    """Of a worker that reports its moving average (as `worker.load`) once in so many steps."""
+    told, average_s = Told(), 0.010
+    for num_steps in range(-400, 400):
+        if num_steps > 0:
+            average_s += 0.1 * (factor * 0.010 - average_s)
+        if num_steps % steps_per_report == 0:
+            rates = told.report(1, decode_report(average_s)._replace(num_steps=1000 + num_steps))
+            if step_s(rates) > 0.010 * NOTICED:
+                return num_steps
+    raise AssertionError("it was never noticed")
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0, 10.0])
+@pytest.mark.parametrize("steps_per_report", [2, 4, 8, 20])
+def test_slower_worker_shows_after_as_many_steps_however_few_are_reported(
+    steps_per_report: int, factor: float
+) -> None:
+    """Up to the next report, but for one that nobody bears out."""
+    of_every_step = steps_until_noticed(1, factor)
+    assert of_every_step < 10
+    noticed = steps_until_noticed(steps_per_report, factor)
+    assert noticed < max(of_every_step, steps_per_report + 1) + steps_per_report
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 10**9])
+def test_single_report_of_many_steps_changes_little(num_steps: int) -> None:
+    told = Told()
+    told.report(1, *[decode_report(0.010)] * 80)
+    for count, seconds in enumerate((0.2, 0.010, 0.010)):
+        report = decode_report(seconds)._replace(num_steps=80 + count * num_steps)
+        assert step_s(told.report(1, report)) == pytest.approx(0.01, rel=0.25)
 
 
 @given(st.floats(1.4, 100), st.booleans(), st.integers(0, 2**32))
@@ -146,3 +180,15 @@ def test_level_changes_when_all_agree_only() -> None:
     for _ in range(3):
         level.add((1.0, 2.0), 1.0)
     assert level.factor(theta) == 0.25
+
+
+def test_level_needs_fewer_observations_that_are_worth_more() -> None:
+    level = Level(5)
+    for num_added, (worth, factor) in enumerate([(1.5, 1.0), (1.5, 1.0), (2.0, 3.0), (99.0, 3.0)]):
+        level.add((1.0,), 3.0, worth)
+        assert level.factor((1.0,)) == factor, num_added
+    alone = Level(5)
+    alone.add((1.0,), 3.0, 99.0)
+    assert alone.factor((1.0,)) == 1.0
+    alone.add((1.0,), 3.0, 99.0)
+    assert alone.factor((1.0,)) == 3.0

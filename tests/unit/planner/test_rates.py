@@ -89,6 +89,22 @@ def test_pool_is_news_ever_more_seldom() -> None:
     assert heard.count(Learnt.OF_WORKER) == 11
 
 
+@pytest.mark.parametrize("steps_per_report", [2, 8, 16])
+def test_as_much_is_learnt_of_steps_however_few_are_reported(steps_per_report: int) -> None:
+    """A worker that reports each step, and one that does not, have left their pool's as far."""
+    every, few = RateFits(), RateFits()
+    for fits in (every, few):
+        feed(fits, 1, [prefill_report(1000, 0.0, 1e-4)] * 40)
+    slower = prefill_report(1000, 0.0, 1.2e-4)
+    for num_steps in range(1, 321):
+        every.observe(2, POOL, slower._replace(num_steps=num_steps))
+        if num_steps % steps_per_report == 0:
+            few.observe(2, POOL, slower._replace(num_steps=num_steps))
+    expected_s = prompt_s(every.rates(2, every.prior(POOL)))
+    assert 0.11 < expected_s < 0.12
+    assert prompt_s(few.rates(2, few.prior(POOL))) == pytest.approx(expected_s, rel=0.02)
+
+
 def test_worker_that_has_shown_nothing_is_like_its_pool_then_like_its_digest() -> None:
     fits = RateFits()
     feed(fits, 1, [prefill_report(1000, 0.0, 1e-4)] * 300, PoolKey(1, 1))

@@ -180,7 +180,12 @@ async def test_steps_in_quick_succession_become_one_event(monkeypatch: pytest.Mo
     log = EventLog(EPOCH, min_gap_s=60)
     timers: list[Any] = []
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "call_later", lambda delay_s, call: timers.append(call) or call)
+
+    def keep(_delay_s: float, call: Any) -> Any:
+        timers.append(call)
+        return call
+
+    monkeypatch.setattr(loop, "call_later", keep)
     watcher = Watcher(log)
     async with aclosing(watcher.stream):
         # The first one comes at once.

@@ -12,7 +12,7 @@ from baton.core.request import FinishReason
 from baton.engine.outputs import TokenRow
 from baton.v1 import session_pb2
 from baton.worker import gateway_session
-from unit.worker.test_sessions import Bench, GatewaysEnd, close
+from fakes.gateways_end import Bench, GatewaysEnd, close
 
 SlotEvent = session_pb2.SlotEvent
 INTERVAL = 1000
@@ -172,3 +172,22 @@ async def test_what_is_cancelled_is_not_sent(gathering: Gathering) -> None:
     gathering.publish(draining=1)
     await gathering.stream.until(lambda: loads(gathering))
     assert gathering.positions == [0]
+
+
+async def test_many_answers_that_began_together_do_not_come_all_at_once(
+    gathering: Gathering,
+) -> None:
+    """Thousands of rows would hold the loops of worker and gateway from everything else."""
+    slots = range(3, 203)
+    gathering.stream.say(
+        submits=[session_pb2.Submit(slot=slot, stream_interval=INTERVAL) for slot in slots]
+    )
+    await gathering.bench.until(lambda: len(gathering.bench.submitted) == 202)
+    for position in range(25):
+        gathering.publish(*(row(position, slot) for slot in slots))
+        await gathering.quiet()
+    gathering.publish(draining=1)
+    await gathering.stream.until(lambda: len(gathering.stream.rows) == 25 * 200 + 3)
+    frames = gathering.stream.frames
+    assert max(len(frame.slot) for frame in frames) <= gateway_session.MAX_HELD_ROWS + 200
+    assert len(frames) <= 3 + 25 * 200 / (gateway_session.MAX_HELD_ROWS - 200)

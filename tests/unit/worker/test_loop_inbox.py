@@ -127,6 +127,6 @@ def test_each_threads_work_is_done_in_its_order(loop: Loop) -> None:
         thread.join(WAIT_S)
     loop.until_done(num_threads * each)
     numbers = [number for number, _ in loop.done]
-    for thread in range(num_threads):
-        mine = [n for n in numbers if n // each == thread]
+    for number in range(num_threads):
+        mine = [n for n in numbers if n // each == number]
         assert mine == sorted(mine) and len(mine) == each

@@ -20,9 +20,9 @@ EPOCH = 7
 
 
 def lease(address: str, **fields: Any) -> common_pb2.WorkerLease:
-    fields = {"protocol_min": 1, "protocol_max": 1, "node": socket.gethostname()} | fields
+    usual: dict[str, Any] = {"protocol_min": 1, "protocol_max": 1, "node": socket.gethostname()}
     worker = common_pb2.WorkerRef(worker_id="w", epoch=EPOCH, address=address)
-    return common_pb2.WorkerLease(worker=worker, **fields)
+    return common_pb2.WorkerLease(worker=worker, **{**usual, **fields})
 
 
 @asynccontextmanager

@@ -3,148 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from baton.core.handoff import Key
 from baton.core.request import FinishReason, TokenLogprobs
-from baton.core.settings import WorkerSettings
 from baton.engine.outputs import TokenRow
-from baton.v1 import common_pb2, session_pb2
-from baton.wire.streams.status import Code, StreamError
+from baton.v1 import session_pb2
+from baton.wire.streams.status import Code
+from baton.worker import gateway_session
 from baton.worker import sessions as worker_sessions
-from baton.worker.sessions import Sessions
+from baton.worker.slot_log import SlotLog
+from fakes.gateways_end import LEASE, ME, Bench, GatewaysEnd, close
 
-ME = common_pb2.WorkerRef(worker_id="w", epoch=5, address="127.0.0.1:1")
-LEASE = common_pb2.WorkerLease(worker=ME, protocol_min=1, protocol_max=1)
 SlotEvent = session_pb2.SlotEvent
-Row = tuple[int, int, int, int]  # slot, choice, position, token
-
-
-class GatewaysEnd:
-    """A gateway's stream, as `Sessions.serve` sees it. It takes no more while `gate` is closed."""
-
-    def __init__(self, sessions: Sessions, session_id: str = "s", **opening: Any) -> None:
-        self.inbox: asyncio.Queue[session_pb2.SessionRequest | None] = asyncio.Queue()
-        self.responses: list[session_pb2.SessionResponse] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.changed = asyncio.Event()
-        self.ended: StreamError | None = None
-        opening = {"worker_epoch": 5, "protocol": 1} | opening
-        self.say(open=session_pb2.Open(session_id=session_id, **opening))
-        self.task = asyncio.create_task(self._serve(sessions))
-
-    async def _serve(self, sessions: Sessions) -> None:
-        try:
-            await sessions.serve(cast(Any, self))
-        except StreamError as error:
-            self.ended = error
-        finally:
-            self.changed.set()
-
-    # Stream
-    async def read(self) -> session_pb2.SessionRequest | None:
-        return await self.inbox.get()
-
-    async def __aiter__(self) -> AsyncIterator[session_pb2.SessionRequest]:
-        while (request := await self.read()) is not None:
-            yield request
-
-    async def writable(self) -> None:
-        await self.gate.wait()
-
-    def send(self, response: session_pb2.SessionResponse) -> None:
-        self.responses.append(response)
-        self.changed.set()
-
-    # the test's side
-    def say(self, **message: Any) -> None:
-        self.inbox.put_nowait(session_pb2.SessionRequest(**message))
-
-    def submit(self, *slots: int) -> None:
-        for slot in slots:
-            self.say(submits=[session_pb2.Submit(slot=slot, request_id=f"r{slot}")])
-
-    @property
-    def opened(self) -> session_pb2.Opened:
-        return self.responses[0].opened
-
-    @property
-    def frames(self) -> list[session_pb2.Frame]:
-        return [response.frame for response in self.responses[1:]]
-
-    @property
-    def newest_slot(self) -> int | None:
-        """As the newest load has it."""
-        loads = [frame.load for frame in self.frames if frame.HasField("load")]
-        return loads[-1].newest_slot if loads else None
-
-    @property
-    def rows(self) -> list[Row]:
-        return [
-            row
-            for f in self.frames
-            for row in zip(f.slot, f.choice, f.position, f.token, strict=True)
-        ]
-
-    async def until(self, condition: Any) -> None:
-        while not condition():
-            self.changed.clear()
-            await self.changed.wait()
-
-    async def lose(self) -> None:
-        """The connection breaks: the handler is cancelled."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-
-class Bench:
-    """Sessions and what they passed on."""
-
-    def __init__(self, grace_s: float = 60.0) -> None:
-        self.submitted: list[Key] = []
-        self.cancelled: list[Key] = []
-        self.migrated: list[tuple[Key, int]] = []
-        self.prefetched: list[str] = []
-        self.news = asyncio.Event()
-        self.sessions = Sessions(
-            ME,
-            lambda: LEASE,
-            lambda key, _submit: self._note(self.submitted, key),
-            lambda key: self._note(self.cancelled, key),
-            lambda key, attempt, _migrate: self._note(self.migrated, (key, attempt)),
-            lambda prefetch: self._note(self.prefetched, prefetch.model),
-            WorkerSettings(session_grace_s=grace_s),
-        )
-
-    def _note(self, where: list[Any], what: Any) -> None:
-        where.append(what)
-        self.news.set()
-
-    async def until(self, condition: Any) -> None:
-        while not condition():
-            self.news.clear()
-            await self.news.wait()
-
-    async def open(self, *slots: int, session_id: str = "s", **opening: Any) -> GatewaysEnd:
-        stream = GatewaysEnd(self.sessions, session_id, **opening)
-        stream.submit(*slots)
-        await stream.until(lambda: stream.responses)
-        await self.until(lambda: {(session_id, s) for s in slots} <= set(self.submitted))
-        return stream
-
-    def tokens(self, *positions: int, slot: int = 1, session_id: str = "s") -> None:
-        rows = [TokenRow((session_id, slot), 0, p, 100 + p) for p in positions]
-        self.sessions.publish(rows, [], None)
-
-
-async def close(bench: Bench, *streams: GatewaysEnd) -> None:
-    for stream in streams:
-        await stream.lose()
-    bench.sessions.close()
 
 
 async def test_opened_says_who_and_what_the_worker_is() -> None:
@@ -317,6 +189,38 @@ async def test_session_opened_again_replaces_a_stream_that_still_lives() -> None
     assert old.rows == []
     assert bench.cancelled == []
     await close(bench, new)
+
+
+async def test_stream_for_which_no_frame_can_be_made_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its gateway comes again, and is not left to wait for tokens."""
+    bench = Bench()
+    stream = await bench.open(1)
+    with monkeypatch.context() as broken:
+        broken.setattr(SlotLog, "take", lambda *_: 1 / 0)
+        bench.tokens(0)
+        await stream.until(lambda: stream.ended)
+    assert stream.ended is not None
+    assert stream.ended.code is Code.INTERNAL
+    assert "ZeroDivisionError" in caplog.text
+    again = await bench.open(resume=[session_pb2.ResumePoint(slot=1)])
+    await again.until(lambda: again.rows)
+    await close(bench, again)
+
+
+async def test_stream_hears_of_the_worker_though_there_is_no_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_session, "HEARTBEAT_S", 0.001)
+    bench = Bench()
+    stream = await bench.open(1)
+    await stream.until(lambda: len(stream.frames) > 2)
+    assert stream.rows == []
+    await stream.lose()
+    again = await bench.open(resume=[session_pb2.ResumePoint(slot=1)])
+    await again.until(lambda: len(again.frames) > 2)
+    await close(bench, again)
 
 
 async def test_gateway_that_stays_away_has_its_requests_cancelled() -> None:
