@@ -47,7 +47,7 @@ test-integration: ## tests over real processes: Ray, NIXL, Redis
 
 test-faults: ## what takes minutes: kills, freezes, drains, Redis variants, fuzz, a short chaos and soak
 	@$(SETUP)
-	@$(BIN)/pytest tests/faults $(ARGS)
+	@$(BIN)/pytest tests/faults -n 2 --dist loadfile $(ARGS)
 
 test-gpu: ## tests that need a CUDA device
 	@$(SETUP)
@@ -77,9 +77,9 @@ lint: ## ruff
 	@$(SETUP)
 	@$(BIN)/ruff check .
 
-types: ## mypy --strict over the product code
+types: ## mypy --strict over the product code and the benches
 	@$(SETUP)
-	@$(BIN)/mypy --strict services kernels operators
+	@$(BIN)/mypy --strict services kernels operators loadtests
 
 imports: ## the import contracts of pyproject.toml
 	@$(SETUP)

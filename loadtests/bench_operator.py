@@ -41,7 +41,7 @@ ROUND = re.compile(
 )
 _KIND = (names.GROUP, names.VERSION, "modelservices")
 # The defaults of the settings, which the tests shorten.
-PACE = {
+PACE: dict[str, Any] = {
     "lease_duration_s": 15,
     "lease_deadline_s": 10,
     "lease_retry_s": 2,
@@ -84,7 +84,8 @@ class Bench:
 
     def settled(self, image: str) -> bool:
         """All services Ready with all of their workers of this image."""
-        found = self._custom.list_cluster_custom_object(*_KIND)["items"]
+        listed: Any = self._custom.list_cluster_custom_object(*_KIND)
+        found = listed["items"]
         return len(found) == len(self.services) and all(_settled(each, image) for each in found)
 
     @property

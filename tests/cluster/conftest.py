@@ -20,6 +20,7 @@ from cluster.host_gateway import HostGateway
 from cluster.operator_under_test import PATIENT, Operator
 from cluster.processes import Processes
 from cluster.tools import MissingTools, Tools
+from fakes.time_limits import limit_time
 
 FOLDER = Path(__file__).parent
 
@@ -29,9 +30,7 @@ TIMEOUT_S = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(FOLDER) and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+    limit_time(items, FOLDER, TIMEOUT_S)
 
 
 @pytest.fixture(scope="session")

@@ -217,6 +217,25 @@ def test_a_revision_that_never_gets_ready_stops_and_the_old_one_serves_on(
     reason(cluster, namespace, "Progressing", "False", "Complete")
 
 
+def test_old_workers_stay_for_gateways_that_cannot_be_replaced(
+    cluster: Cluster, namespace: str
+) -> None:
+    def images(pool: str) -> set[str]:
+        return {pod["spec"]["containers"][0]["image"] for pod in pods(cluster, namespace, pool)}
+
+    cluster.apply(service(image="example/one:1", pools=PAIR), namespace=namespace)
+    reason(cluster, namespace, "Progressing", "False", "Complete")
+    new = {"image": "example/one:2", "pools": PAIR, "rollout": {"progressDeadlineSeconds": 10}}
+    cluster.apply(service(**new, gateway={"podTemplate": HELD}), namespace=namespace)
+    reason(cluster, namespace, "Stalled", "True", "GatewaysStuck")
+    assert images("prefill") == images("decode") == {"example/one:1", "example/one:2"}
+    assert condition(cluster, namespace, "Ready")["status"] == "True"
+    assert condition(cluster, namespace, "GatewayReady")["reason"] == "GatewaysUpdating"
+    cluster.apply(service(**new), namespace=namespace)
+    reason(cluster, namespace, "Progressing", "False", "Complete")
+    assert images("prefill") == images("decode") == {"example/one:2"}
+
+
 def test_an_image_that_cannot_be_pulled_is_named(cluster: Cluster, namespace: str) -> None:
     pools = [PAIR[0], {**PAIR[1], "podTemplate": HELD}]
     cluster.apply(service(pools=pools), namespace=namespace)

@@ -12,13 +12,11 @@ from cluster.cluster import Cluster, eventually
 from cluster.host_gateway import HostGateway
 from cluster.leader_worker_sets import leader_worker_sets
 from cluster.operator_services import condition, service, wait_for
-from cluster.operator_under_test import Operator
-
-pytestmark = pytest.mark.timeout(300)
+from cluster.operator_under_test import PATIENT, Operator
 
 GPU = "nvidia.com/gpu"
-# The operator looks for CRDs, and at the events of one object, every 15 s; StatefulSets try again
-# after longer and longer waits.
+# The operator looks at the events of one object every 15 s; StatefulSets try again after longer and
+# longer waits.
 NOTICED_S = 120.0
 
 
@@ -33,8 +31,7 @@ def operator(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
         cluster.namespace() as home,
     ):
         operator = Operator(cluster, home, None, gateway)
-        # Nobody competes for its Lease here.
-        operator.start(lease_duration_s=30, lease_deadline_s=25)
+        operator.start(**PATIENT)
         yield operator
         operator.stop_all()
         assert operator.forbidden() == []

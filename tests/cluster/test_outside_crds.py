@@ -22,7 +22,6 @@ from cluster.operator_under_test import PATIENT, Operator, chart_rules
 from cluster.outside_crds import outside_crds
 
 # Each waits for the operator's looks for CRDs, beside all else a busy machine does.
-pytestmark = pytest.mark.timeout(300)
 # Resources by which kubectl and the audit log know them.
 ROUTES = ("httproutes", "grpcroutes")
 MONITORS = ("podmonitors", "servicemonitors")

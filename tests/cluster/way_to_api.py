@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from fakes.proxy import Proxy
+from fakes.link import Link
 
 
-class ClosableProxy(Proxy):
+class ClosableLink(Link):
     """Takes no connection while it is closed: the server is as good as gone."""
 
     closed = False
@@ -38,10 +38,10 @@ class WayToApi:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._proxy = ClosableProxy(address.port)
-        self._do(self._proxy.start())
-        entry["cluster"]["server"] = f"https://127.0.0.1:{self._proxy.port}"
-        self.kubeconfig = kubeconfig.with_name(f"way-{self._proxy.port}.kubeconfig")
+        self._link = ClosableLink(address.port)
+        self._do(self._link.open())
+        entry["cluster"]["server"] = f"https://127.0.0.1:{self._link.port}"
+        self.kubeconfig = kubeconfig.with_name(f"way-{self._link.port}.kubeconfig")
         self.kubeconfig.write_text(yaml.safe_dump(found))
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class WayToApi:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._do(self._proxy.stop())
+        self._do(self._link.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -66,8 +66,8 @@ class WayToApi:
         self._do(self._set(False))
 
     async def _set(self, closed: bool) -> None:
-        self._proxy.closed = closed
-        self._proxy.cut()
+        self._link.closed = closed
+        self._link.cut()
 
     def _do(self, doing: Coroutine[Any, Any, object]) -> None:
         asyncio.run_coroutine_threadsafe(doing, self._loop).result(timeout=30)

@@ -69,7 +69,6 @@ class Driver:
         self.cache: list[set[bytes]] = [set() for _ in self.runner.groups]
         self.lower: dict[tuple[Tier, int], set[bytes]] = defaultdict(set)
         self.num_steps = 0
-        self.num_preempted_steps = 0
 
     @property
     def num_blocks(self) -> int:

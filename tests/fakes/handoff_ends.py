@@ -36,8 +36,8 @@ from fakes.transfer import (
     hashes_of,
     make_arena,
     make_request,
-    until,
 )
+from fakes.until import until
 
 NUM_TOKENS = 10
 BLOCKS = 3

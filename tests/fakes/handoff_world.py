@@ -4,7 +4,7 @@ Writes, messages and checks wait until somebody says how they end. What must hol
 asserted where it could be broken.
 
 The network may lose, repeat, hold back and reorder messages one by one, and bring those of an
-earlier life after a restart. It is worse than gRPC, which loses messages only with their stream.
+earlier life after a restart. It is worse than a stream, which loses messages only at its end.
 """
 
 from __future__ import annotations

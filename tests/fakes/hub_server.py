@@ -6,8 +6,6 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -52,12 +50,6 @@ class FakeHub:
     def __exit__(self, *exc: object) -> None:
         self.closed.set()
         self._server.__exit__(*exc)
-
-
-@contextmanager
-def fake_hub(folder: Path) -> Iterator[FakeHub]:
-    with FakeHub(folder) as hub:
-        yield hub
 
 
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:

@@ -15,7 +15,7 @@ from baton.gateway.keys.stored import KeyLimits, KeyRecord
 from baton.store.base import Store
 from fakes.gateway import make_context
 from fakes.generator import FakeGenerator
-from suites.store_tools import wait_until
+from fakes.until import until
 
 
 @asynccontextmanager
@@ -28,7 +28,7 @@ async def keyed_context(
     async with open_access(store, gateway, context.metrics) as context.access:
         if context.access is not None:
             access = context.access
-            await wait_until(lambda: access.auth.shortage() is None)
+            await until(lambda: access.auth.shortage() is None)
         yield context
 
 
@@ -58,9 +58,7 @@ async def limit_tenant(context: Context, key: str, tenant: str, **limits: Any) -
     """Limits of a tenant, once the gateway has them on its `key`."""
     assert context.access is not None
     await change_tenant(context.access.store, tenant, limits)
-    await wait_until(
-        lambda: any(b.whose == f"tenant {tenant}" for b in caller(context, key).bounds)
-    )
+    await until(lambda: any(b.whose == f"tenant {tenant}" for b in caller(context, key).bounds))
 
 
 def caller(context: Context, key: str) -> Any:
@@ -79,4 +77,4 @@ async def known(context: Context, key: str) -> None:
             return "expired" in str(error)
         return True
 
-    await wait_until(is_known)
+    await until(is_known)

@@ -187,8 +187,8 @@ class KubeWorld:
                 self.kill(pod)
         for deployment in deployments:
             self._scale_pods(deployment)
-            ready = sum(map(is_ready, self._pods_of(deployment)))
-            deployment["status"] = {"availableReplicas": ready}
+            self._roll(deployment)
+            self._count(deployment)
         for each in sets:
             serving = {pod["metadata"]["name"] for pod in self.pods() if self._is_unchosen(pod)}
             self.killed_serving += serving & {*reconcile_groups(self, each)}
@@ -202,10 +202,34 @@ class KubeWorld:
         for _ in range(wanted - len(mine)):
             if self.quota is None or len(self.pods()) < self.quota:
                 self._make_pod(deployment)
-        for pod in sorted(mine, key=_replica_set_rank)[: max(0, len(mine) - wanted)]:
+        # While pods are replaced there may be one more.
+        surge = any(not _is_updated(pod, deployment) for pod in mine)
+        for pod in sorted(mine, key=_replica_set_rank)[: max(0, len(mine) - wanted - surge)]:
             if self._is_unchosen(pod):
                 self.killed_serving.append(pod["metadata"]["name"])
             self.kill(pod)
+
+    def _roll(self, deployment: Manifest) -> None:
+        """Pods of another template go one by one, each when there is a ready one more."""
+        wanted, mine = deployment["spec"]["replicas"], self._pods_of(deployment)
+        old = [pod for pod in mine if not _is_updated(pod, deployment)]
+        if old and len(mine) <= wanted and (self.quota is None or len(self.pods()) < self.quota):
+            self._make_pod(deployment)
+        spare = sum(map(is_ready, mine)) - wanted
+        for pod in sorted(old, key=is_ready):
+            if not is_ready(pod) or spare > 0:
+                spare -= is_ready(pod)
+                self.kill(pod)
+
+    def _count(self, deployment: Manifest) -> None:
+        mine = self._pods_of(deployment)
+        deployment["status"] = {
+            **deployment.get("status", {}),
+            "observedGeneration": deployment["metadata"]["generation"],
+            "replicas": len(mine),
+            "updatedReplicas": sum(_is_updated(pod, deployment) for pod in mine),
+            "availableReplicas": sum(map(is_ready, mine)),
+        }
 
     def _is_unchosen(self, pod: Manifest) -> bool:
         """Whether it serves, and nobody said that it is to go."""
@@ -225,6 +249,7 @@ class KubeWorld:
                 "metadata": {"name": name, **template["metadata"]},
                 "spec": template["spec"],
                 "owner": owner["metadata"]["uid"],
+                "template": deepcopy(template),
                 "status": {"phase": "Pending"},
             }
         )
@@ -340,6 +365,10 @@ class KubeWorld:
 def is_ready(pod: Mapping[str, Any]) -> bool:
     conditions: Iterable[Mapping[str, Any]] = pod["status"].get("conditions") or ()
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _is_updated(pod: Manifest, deployment: Manifest) -> bool:
+    return bool(pod["template"] == deployment["spec"]["template"])
 
 
 def _replica_set_rank(pod: Manifest) -> tuple[bool, bool, bool, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 
 class Link:
@@ -16,10 +17,15 @@ class Link:
         self._flows = asyncio.Event()
         self._flows.set()
         self.port = 0
+        # Ever made.
+        self.num_connections = 0
+        # What the target says vanishes while this is set.
+        self.swallow_answers = False
 
-    async def open(self, port: int = 0) -> None:
+    async def open(self, port: int = 0) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
+        return self
 
     async def close(self) -> None:
         """Refuse connections from now on, and break those there are."""
@@ -54,6 +60,7 @@ class Link:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.num_connections += 1
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         sides = {writer}
@@ -62,7 +69,9 @@ class Link:
             peer_reader, peer_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             sides.add(peer_writer)
             self._writers.add(peer_writer)
-            await asyncio.gather(self._relay(reader, peer_writer), self._relay(peer_reader, writer))
+            await asyncio.gather(
+                self._relay(reader, peer_writer), self._relay(peer_reader, writer, answers=True)
+            )
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -70,9 +79,12 @@ class Link:
             for side in sides:
                 side.transport.abort()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+    ) -> None:
         while data := await reader.read(65536):
             await self._flows.wait()
-            writer.write(data)
-            await writer.drain()
+            if not (answers and self.swallow_answers):
+                writer.write(data)
+                await writer.drain()
         raise ConnectionResetError

@@ -27,7 +27,6 @@ from fakes.handoff_messages import (
 )
 
 NOW = 1.0
-INF = float("inf")
 
 
 def waiting() -> SourceHandoff:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -199,7 +198,7 @@ class FakeHost:
 
 
 class FakeWorker:
-    """Handoffs behind a real gRPC server; everything runs on the test's event loop."""
+    """Handoffs behind a real port; everything runs on the test's event loop."""
 
     def __init__(
         self,
@@ -269,14 +268,6 @@ class FakeWorker:
         await self.server.stop(0)
         self.transport.close()
         await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Wait until `condition()` holds; how long it takes decides nothing but a failure."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        await asyncio.sleep(0.002)
 
 
 class Handoff:

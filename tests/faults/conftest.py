@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from fakes.time_limits import limit_time
+
 FOLDER = Path(__file__).parent
 # Of a test that starts a deployment, on a machine that is busy with other things.
 TIMEOUT_S = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(FOLDER) and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+    limit_time(items, FOLDER, TIMEOUT_S)

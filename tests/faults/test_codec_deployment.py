@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import httpx
-import pytest
 
 from fakes.deployment import Deployment, deployment
 
@@ -59,7 +58,6 @@ def split(**environment: str) -> tuple[list[list[int]], float]:
         return tokens, size / reports
 
 
-@pytest.mark.timeout(300)
 def test_int8_on_the_wire() -> None:
     exact, plain_bytes = split()
     encoded, encoded_bytes = split(BATON_TRANSFER__CODEC="int8")

@@ -16,7 +16,7 @@ from baton.core.settings import TransferSettings
 from fakes.handoff_ends import BLOCKS, RemoteEnd, handoff_id
 from fakes.message_relay import Fault
 from fakes.relayed_pair import EndOf, Pair, numbers, pair_of, port_of, ref_behind, says, start_end
-from fakes.transfer import until
+from fakes.until import until
 
 S = TransferSettings()
 # In the order in which they are brought about: the one without room comes last.
@@ -24,7 +24,7 @@ STATES = ("expecting", "granted", "sending", "committed", "adopted", "queued")
 HELD = {"expecting": "offer", "granted": "grant", "committed": "commit", "adopted": "accepted"}
 TRANSPORTS = ["inproc", "nixl"]
 # What a stream to a frozen process comes to when the test machine is so slow that a ping goes
-# unanswered: gRPC breaks it after 10 s, and the ends fail for that reason.
+# unanswered: it is given up after 10 s, and the ends fail for that reason.
 OR_LOST = "|cannot be reached"
 
 

@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import httpx
-import pytest
 
 from fakes.deployment import Deployment, deployment, wait_for
 
@@ -55,7 +54,6 @@ def metric(running: Deployment, name: str, *labels: str) -> list[float]:
     return [float(line.rsplit(" ", 1)[1]) for line in found]
 
 
-@pytest.mark.timeout(300)
 def test_workers_hand_over_by_torch_distributed() -> None:
     with deployment(*FLAGS) as aggregated:
         aggregated.start_workers(any_=1)

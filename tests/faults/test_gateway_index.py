@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from fakes.deployment import Deployment, deployment, wait_for
 
-pytestmark = pytest.mark.timeout(180)
 BLOCK = 16
 NUM_WORKERS = 3
 ENVIRONMENT = {

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import grpc
 import httpx
-import pytest
 
 from baton.v1 import inference_pb2, inference_pb2_grpc
 from fakes.deployment import Deployment, deployment, wait_for
 
-pytestmark = pytest.mark.timeout(180)
 PROCESSES = 3
 FLAGS = ("--engine", "mock", "--mock-step-ms", "2")
 ENVIRONMENT = {"BATON_GATEWAY__PROCESSES": str(PROCESSES)}

@@ -17,7 +17,7 @@ from baton.v1 import transfer_pb2
 from fakes.handoff_ends import BLOCKS, handoff_id
 from fakes.message_relay import HOW, Fault
 from fakes.relayed_pair import Pair, numbers, pair_of, says
-from fakes.transfer import until
+from fakes.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -14,6 +14,7 @@ from baton.store.base import Store, StoreRefusesError, StoreUnavailableError
 from baton.store.connect import connect
 from baton.store.redis import RedisStore
 from suites.limits import LimitSuite
+from suites.redis_connections import open_connections
 from suites.redis_server import RedisServer
 from suites.store import StoreSuite
 from suites.store_tools import logged, watching
@@ -32,9 +33,6 @@ class AclBackend:
         self.url = self.server.url
         self._clients: list[RedisStore] = []
 
-    def admin(self) -> Redis:
-        return Redis(port=self.server.port, password="root")
-
     def url_of(self, prefix: str, password: str = "pw") -> str:
         user = prefix.replace(":", "-")
         return self.server.url.replace("//", f"//{user}:{password}@")
@@ -47,7 +45,7 @@ class AclBackend:
 
     async def start(self) -> None:
         await asyncio.to_thread(self.server.start)
-        with self.admin() as admin:
+        with self.server.client as admin:
             for prefix in PREFIXES:
                 user = prefix.replace(":", "-")
                 admin.execute_command(
@@ -64,6 +62,7 @@ class AclBackend:
         for client in self._clients:
             await client.close()
         await self.stop()
+        assert open_connections() == []
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ async def test_a_watch_of_a_user_with_the_service_uid_as_prefix(backend: AclBack
         await watch.until("synced")
         await store.put("workers/a", b"1", ttl_s=60)
         assert (await watch.next()).key == "workers/a"
-    with backend.admin() as admin:
+    with backend.server.client as admin:
         assert all(key.startswith(PREFIX.encode() + b":") for key in admin.keys("*"))
 
 
@@ -132,7 +131,7 @@ async def test_a_password_that_is_changed_is_an_outage_and_no_client_is_told_whe
     await store.put("k", b"1")
     async with watching(store, "") as watch:
         await watch.until("synced")
-        with backend.admin() as admin:
+        with backend.server.client as admin:
             admin.execute_command("ACL", "SETUSER", "p", "resetpass", ">new")
             admin.execute_command("CLIENT", "KILL", "USER", "p")
         with pytest.raises(StoreUnavailableError):
@@ -143,7 +142,7 @@ async def test_a_password_that_is_changed_is_an_outage_and_no_client_is_told_whe
         task = asyncio.create_task(watch.next())
         while "store_down" not in logged(caplog):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        with backend.admin() as admin:
+        with backend.server.client as admin:
             admin.execute_command("ACL", "SETUSER", "p", "resetpass", ">pw")
         assert (await task).key in ("k", "")
 

@@ -9,9 +9,10 @@ import pytest
 from redis.asyncio import RedisCluster
 
 from baton.core.redis_acl import acl_rules
-from baton.store.base import Store, StoreRefusesError, WatchEvent
+from baton.store.base import Store, StoreRefusesError, StoreUnavailableError, WatchEvent
 from baton.store.redis import RedisStore
 from suites.limits import LimitSuite
+from suites.redis_connections import open_connections
 from suites.redis_groups import ClusterServers
 from suites.store import StoreSuite
 from suites.store_tools import watching, when_up
@@ -62,6 +63,7 @@ class ClusterBackend:
             await client.close()
         # Continued, where a test froze it; else left for the next one.
         self.servers.nodes[0].unfreeze()
+        assert open_connections() == []
 
 
 @pytest.fixture
@@ -110,12 +112,25 @@ async def test_a_user_of_one_deployment_suffices_and_sees_no_other(backend: Clus
         await other.close()
 
 
+async def test_closing_a_store_that_lost_its_cluster_closes_all_connections(
+    one_node: ClusterServers, backend: ClusterBackend
+) -> None:
+    store = RedisStore(one_node.url, "p")
+    await store.put("k", b"1")
+    await backend.stop()
+    with pytest.raises(StoreUnavailableError):
+        await store.get("k")
+    await store.close()
+    assert open_connections() == []
+
+
 @pytest.fixture
 def six_nodes() -> Iterator[ClusterServers]:
     servers = ClusterServers(3, replicas=True)
     servers.create()
     yield servers
     servers.close()
+    assert open_connections() == []
 
 
 async def test_a_watch_and_its_writer_follow_the_slot_to_the_replica(

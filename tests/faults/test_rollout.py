@@ -13,7 +13,7 @@ import pytest
 from fakes.deployment import Deployment, deployment, wait_for
 from suites.redis_server import RedisServer
 
-pytestmark = [pytest.mark.redis, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.redis
 
 FLAGS = ("--engine", "mock", "--mock-step-ms", "5")
 BODY = {"model": "baton-tiny", "prompt": "one", "max_tokens": 20, "ignore_eos": True}

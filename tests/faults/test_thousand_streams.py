@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from fakes.deployment import Deployment, deployment, wait_for
 
@@ -45,7 +44,6 @@ async def run_streams(url: str, count: int) -> Outcome:
     return outcome
 
 
-@pytest.mark.timeout(180)
 def test_thousand_streams_leave_nothing_behind() -> None:
     with deployment(*FLAGS, environment=ENVIRONMENT) as running:
         running.start_workers(prefill=1, decode=2)

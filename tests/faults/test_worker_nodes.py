@@ -22,7 +22,7 @@ from fakes.ray_folder import ray_folder
 from fakes.streams import Answer, ask
 from fakes.until import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ray
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 LEADER, OTHER = "127.0.0.2", "127.0.0.3"

@@ -26,7 +26,7 @@ from fakes.ray_folder import ray_folder
 from fakes.streams import Answer, ask
 from fakes.until import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 

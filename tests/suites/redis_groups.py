@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from fakes.free_port import free_port
-
-START_S = 30.0
+from suites.redis_server import START_S, RedisSentinel, RedisServer
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -31,64 +26,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     raise AssertionError(f"{what}: not within {START_S:g} s")
 
 
-class Process:
-    """One redis-server with options of its own, in a folder of its own."""
-
-    def __init__(
-        self, folder: Path, *options: str, config: str | None = None, password: str | None = None
-    ) -> None:
-        self.port = free_port()
-        self._password = password
-        self.folder = folder / str(self.port)
-        self.folder.mkdir()
-        self._options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        self._options += ["--save", "", "--appendonly", "no", *options]
-        if config is not None:
-            file = self.folder / "sentinel.conf"
-            file.write_text(config)
-            self._options = [str(file), "--sentinel", "--port", str(self.port)]
-            self._options += ["--bind", "127.0.0.1", "--dir", str(self.folder)]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def client(self) -> Redis:
-        return Redis(port=self.port, password=self._password, socket_timeout=2.0)
-
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None
-
-    def start(self) -> None:
-        program = shutil.which("redis-server")
-        assert program is not None, "redis-server is not installed"
-        self._process = subprocess.Popen(
-            [program, *self._options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_until(self._answers, "redis-server")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def unfreeze(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-
-    def info(self, name: str) -> object:
-        with self.client as client:
-            return client.info("replication")[name]
-
-    def _answers(self) -> bool:
-        assert self._process is not None and self._process.poll() is None, "redis-server ended"
-        with self.client as client:
-            return bool(client.ping())
+def _is_in_sync(replica: RedisServer) -> bool:
+    with replica.client as client:
+        return bool(client.info("replication")["master_link_status"] == "up")
 
 
 class ClusterServers:
@@ -101,15 +41,17 @@ class ClusterServers:
         self.replicas = [self._node(folder) for _ in range(num_primaries)] if replicas else []
 
     @staticmethod
-    def _node(folder: Path) -> Process:
-        return Process(
-            folder,
-            *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+    def _node(folder: Path) -> RedisServer:
+        bus = str(free_port())
+        return RedisServer(
+            "",
+            *("--cluster-enabled", "yes", "--cluster-port", bus),
+            *("--dir", str(folder), "--cluster-config-file", f"nodes-{bus}.conf"),
             *("--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"),
         )
 
     @property
-    def nodes(self) -> list[Process]:
+    def nodes(self) -> list[RedisServer]:
         return self.primaries + self.replicas
 
     @property
@@ -141,24 +83,23 @@ class ClusterServers:
             with primary.client as one, replica.client as client:
                 client.execute_command("CLUSTER", "REPLICATE", one.execute_command("CLUSTER MYID"))
         self.wait_ok()
-        for replica in self.replicas:
-            wait_until(lambda r=replica: r.info("master_link_status") == "up", "a replica")  # type: ignore[misc]
+        wait_until(lambda: all(map(_is_in_sync, self.replicas)), "the replicas")
 
-    def _knows_all(self, node: Process) -> bool:
+    def _knows_all(self, node: RedisServer) -> bool:
         with node.client as client:
             return int(client.cluster("INFO")["cluster_known_nodes"]) == len(self.nodes)
 
     def wait_ok(self) -> None:
         """Until every running node takes commands."""
 
-        def is_ok(node: Process) -> bool:
+        def is_ok(node: RedisServer) -> bool:
             with node.client as client:
                 return bool(client.cluster("INFO")["cluster_state"] == "ok")
 
         running = [node for node in self.nodes if node.is_running]
         wait_until(lambda: all(is_ok(node) for node in running), "the cluster")
 
-    def owner(self, key: str) -> Process:
+    def owner(self, key: str) -> RedisServer:
         """The primary, as it was created, of a key's slot."""
         with self.primaries[0].client as client:
             slot = int(client.cluster("KEYSLOT", key))
@@ -175,21 +116,21 @@ class SentinelServers:
 
     MASTER = "main"
 
-    def __init__(self, password: str | None = None) -> None:
+    def __init__(self, password: str = "") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="baton-redis-")
         folder = Path(self._folder.name)
         self.password = password
-        secret = ("--requirepass", password, "--masterauth", password) if password else ()
-        self.primary = Process(folder, *secret, password=password)
+        options = ("--dir", str(folder), *(("--masterauth", password) if password else ()))
+        self.primary = RedisServer(password, *options)
         follows = ("--replicaof", f"127.0.0.1 {self.primary.port}")
-        self.replica = Process(folder, *secret, *follows, password=password)
+        self.replica = RedisServer(password, *options, *follows)
         auth = f"sentinel auth-pass {self.MASTER} {password}\n" if password else ""
         config = (
             f"sentinel monitor {self.MASTER} 127.0.0.1 {self.primary.port} 2\n"
             f"{auth}sentinel down-after-milliseconds {self.MASTER} 500\n"
             f"sentinel failover-timeout {self.MASTER} 3000\n"
         )
-        self.sentinels = [Process(folder, config=config) for _ in range(3)]
+        self.sentinels = [RedisSentinel(folder, config) for _ in range(3)]
 
     @property
     def url(self) -> str:
@@ -204,12 +145,12 @@ class SentinelServers:
             sentinel.start()
         wait_until(lambda: all(map(self._is_ready, self.sentinels)), "the Sentinels")
 
-    def _is_ready(self, sentinel: Process) -> bool:
+    def _is_ready(self, sentinel: RedisServer) -> bool:
         with sentinel.client as client:
             state = client.sentinel_master(self.MASTER)
         return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1)
 
     def close(self) -> None:
-        for process in (*self.sentinels, self.replica, self.primary):
-            process.stop()
+        for server in (*self.sentinels, self.replica, self.primary):
+            server.stop()
         self._folder.cleanup()

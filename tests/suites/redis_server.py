@@ -4,43 +4,61 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
 
 from fakes.free_port import free_port
+
+START_S = 30.0
 
 
 class RedisServer:
     """`redis-server` on 127.0.0.1; `stop` ends the process that `start` began."""
 
-    def __init__(self, password: str = "") -> None:
+    def __init__(self, password: str = "", *options: str) -> None:
         self.password = password
         self.port = free_port()
+        self._arguments = ["--save", "", "--appendonly", "no", *options]
+        if password:
+            self._arguments += ["--requirepass", password]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def client(self) -> Redis:
+        return Redis(port=self.port, password=self.password or None, socket_timeout=2.0)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         program = shutil.which("redis-server")
         assert program is not None, "redis-server is not installed"
-        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
-        if self.password:
-            options += ["--requirepass", self.password]
         self._process = subprocess.Popen(
-            [program, *options, "--appendonly", "no", "--daemonize", "no"],
+            [program, *self._arguments, "--bind", "127.0.0.1", "--port", str(self.port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for _ in range(1000):
-            assert self._process.poll() is None, "redis-server ended"
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+        until = time.monotonic() + START_S
+        while not self._answers():
+            assert time.monotonic() < until, "redis-server does not answer"
             time.sleep(0.01)
-        raise AssertionError("redis-server does not listen")
+
+    def _answers(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, "redis-server ended"
+        try:
+            with self.client as client:
+                return bool(client.ping())
+        except (RedisError, OSError):
+            return False
 
     def stop(self) -> None:
         if self._process is not None:
@@ -53,3 +71,17 @@ class RedisServer:
     def freeze(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+    def unfreeze(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+
+class RedisSentinel(RedisServer):
+    """`redis-server --sentinel`, which keeps what it finds out in a file of `folder`."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        super().__init__()
+        file = folder / f"sentinel-{self.port}.conf"
+        file.write_text(config)
+        self._arguments = [str(file), "--sentinel", "--dir", str(folder)]

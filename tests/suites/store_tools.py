@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
@@ -82,10 +82,3 @@ async def when_up(store: Store) -> None:
                 await asyncio.sleep(0.02)
             else:
                 return
-
-
-async def wait_until(done: Callable[[], bool]) -> None:
-    """Let the loop run until `done()`."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not done():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)

@@ -117,4 +117,6 @@ def _look_again(situation: Situation) -> Iterator[Action]:
     since = situation.revision.since
     if since is not None and situation.revision.failed is None:
         deadline_s = seen.service.spec.rollout.progress_deadline_seconds
-        yield Requeue(max(1.0, unix_s(since) + deadline_s - seen.now_s))
+        left_s = unix_s(since) + deadline_s - seen.now_s
+        if left_s > 0:
+            yield Requeue(max(1.0, left_s))

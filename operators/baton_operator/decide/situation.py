@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from baton.core.errors import ConfigError
-from baton_operator import kinds
+from baton_operator import kinds, names
 from baton_operator.decide.model_lookup import ModelState, model_state
 from baton_operator.decide.rights import left_alone
+from baton_operator.decide.rollout.gateways import Gateways, gateways_of
 from baton_operator.decide.rollout.goals import Rollout
 from baton_operator.decide.rollout.pool_sizes import pool_states
 from baton_operator.decide.rollout.progress import advanced, is_failed, stable_revision
-from baton_operator.decide.rollout.revision import revision_of
+from baton_operator.decide.rollout.revision import input_hash, revision_of
 from baton_operator.decide.rollout.workloads import Fleet, fleet_of
 from baton_operator.decide.troubles import Trouble, blocking_troubles, passing_troubles
 from baton_operator.resources.context import Context, Installation
@@ -41,6 +43,10 @@ class Situation:
     blocking: tuple[Trouble, ...]
     passing: tuple[Trouble, ...]
     fleet: Fleet
+    gateways: Gateways | None
+    """None: there is no Deployment of them yet."""
+    inputs: str
+    """What all pods but workers are made from, as a hash; empty without a context."""
     rollout: Rollout
     revision: RevisionStatus = field(default_factory=RevisionStatus)
     """As it is to stand in the status after this round."""
@@ -85,7 +91,9 @@ def assess(seen: Seen, installation: Installation) -> Situation:
         target = revision_of(spec, context.image, model.commit)
     fleet = fleet_of(seen)
     before = RevisionStatus.model_validate(seen.service.status.get("revision") or {})
-    rollout, after = _rollout(seen, fleet, target, before)
+    inputs = "" if context is None else input_hash(spec, context.image, context.commit)
+    gateways = _gateways(seen, shared if context is not None else (), inputs)
+    rollout, after = _rollout(seen, fleet, target, before, gateways)
     return Situation(
         seen=seen,
         image=image,
@@ -97,13 +105,27 @@ def assess(seen: Seen, installation: Installation) -> Situation:
         blocking=tuple(blocking),
         passing=(*([unseen] if unseen else []), *passing_troubles(seen)),
         fleet=fleet,
+        gateways=gateways,
+        inputs=inputs,
         rollout=rollout,
         revision=after,
     )
 
 
+def _gateways(seen: Seen, shared: Iterable[Manifest], inputs: str) -> Gateways | None:
+    live = seen.of_kind("Deployment").get(names.gateway(seen.service.name))
+    if live is None:
+        return None
+    wanted = next((each for each in shared if each["kind"] == "Deployment"), None)
+    return gateways_of(live, wanted, inputs)
+
+
 def _rollout(
-    seen: Seen, fleet: Fleet, target: str | None, before: RevisionStatus
+    seen: Seen,
+    fleet: Fleet,
+    target: str | None,
+    before: RevisionStatus,
+    gateways: Gateways | None,
 ) -> tuple[Rollout, RevisionStatus]:
     wanted = seen.service.spec.rollout
     kept = frozenset(each for each in (target, before.current) if each is not None)
@@ -115,6 +137,7 @@ def _rollout(
         pair_first=wanted.strategy == "PairFirst",
         weight=wanted.weight,
         paused=wanted.paused,
+        gateways_rolled=gateways is not None and gateways.rolled,
     )
     failed = is_failed(before, rollout, wanted.progress_deadline_seconds, seen.now_s)
     after = advanced(before, rollout, failed=failed, now_s=seen.now_s)

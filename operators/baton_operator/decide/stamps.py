@@ -34,6 +34,14 @@ def manifest_due(
     return None if same_inputs or keep_pods else wanted
 
 
+def has_pods_of(live: Manifest, manifest: Manifest, inputs: str) -> bool:
+    """Whether the pods of what is there are made of the same: `manifest_due` leaves them alone."""
+    has = live["metadata"].get("annotations") or {}
+    built = has.get(names.ANNOTATION_MANIFEST_HASH, "")
+    same_inputs = has.get(names.ANNOTATION_INPUT_HASH) == inputs
+    return same_inputs or built.partition(".")[2] == _pods_hash(manifest)
+
+
 def stamped(manifest: Manifest, inputs: str | None) -> dict[str, Any]:
     """The manifest with its stamps."""
     meta = manifest["metadata"]

@@ -7,8 +7,7 @@ from typing import Any
 
 from baton_operator import names
 from baton_operator.actions import Action, Apply, Delete, Emit, Scale
-from baton_operator.decide.rollout.goals import Stage, stage_of
-from baton_operator.decide.rollout.revision import input_hash
+from baton_operator.decide.rollout.goals import gateways_wait
 from baton_operator.decide.rollout.surge import Size
 from baton_operator.decide.rollout.workloads import WORKLOAD_KINDS, Workload
 from baton_operator.decide.situation import Situation
@@ -96,13 +95,9 @@ def _secret(situation: Situation) -> Iterator[Action]:
 
 
 def _shared(situation: Situation, context: Context) -> Iterator[Action]:
-    inputs = input_hash(context.spec, context.image, context.commit)
     autoscaled = context.spec.gateway.autoscaling is not None
     rollout = situation.rollout
-    # Gateways follow a new revision once it serves: one that never does shall change nothing.
-    waits = rollout.target is None or (
-        not rollout.over and stage_of(rollout) in (Stage.PAIR, Stage.HOLD)
-    )
+    waits = gateways_wait(rollout)
     for manifest in situation.shared:
         kind, name = _key(manifest)
         if kind == "Secret":
@@ -114,7 +109,9 @@ def _shared(situation: Situation, context: Context) -> Iterator[Action]:
             continue
         if kind == "Deployment" and autoscaled and found is not None:
             manifest = _with_replicas(manifest, found["spec"].get("replicas", 1))
-        due = manifest_due(manifest, found, inputs if held else None, keep_pods=held and waits)
+        due = manifest_due(
+            manifest, found, situation.inputs if held else None, keep_pods=held and waits
+        )
         if due is not None:
             yield Apply(due)
         elif kind == "Deployment" and found is not None:

@@ -157,6 +157,19 @@ def _plain(body: kopf.Body) -> Manifest:
     return dict(body)
 
 
+class _NoEssence(kopf.DiffBaseStorage):
+    """kopf copies every object of every event, to compare it with what it handled last: for
+    handlers of changes, of which there are none here."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
+        return {}
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None: ...
+
+
 def _settings(watched: Collection[Kind]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -166,6 +179,7 @@ def _settings(watched: Collection[Kind]) -> kopf.OperatorSettings:
     # kopf takes its own finalizer off objects that have it. One of another operator that is
     # written with kopf must stay, so ours is a name that nobody has.
     settings.persistence.finalizer = f"{names.GROUP}/none"
+    settings.persistence.diffbase_storage = _NoEssence()
     settings.networking.error_backoffs = Backoffs()
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 60

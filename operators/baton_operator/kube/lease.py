@@ -102,14 +102,28 @@ class LeaseHolder:
         if self._lease is None or not self.held:
             return
         self._renewed_at = None
-        spec = {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
         try:
             async with asyncio.timeout(self._settings.lease_retry_s):
-                await self._replace({**self._lease, "spec": spec})
+                await self._give_back(self._lease)
         except (ApiError, TimeoutError) as error:
             log.warning(*event("lease_not_released", reason=str(error) or "timeout"))
         else:
             log.info(*event("lease_released", lease=self._settings.lease_name))
+
+    async def _give_back(self, lease: Manifest) -> None:
+        """Raises ApiError."""
+        freed = {"holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            await self._replace({**lease, "spec": {**lease["spec"], **freed}})
+        except ApiError as error:
+            if not error.conflict:
+                raise
+            # A renewal that was cut off may have been done; its answer was not read.
+            found = await self._read()
+            holder = ((found or {}).get("spec") or {}).get("holderIdentity")
+            if found is None or holder != self._settings.identity:
+                raise
+            await self._replace({**found, "spec": {**found["spec"], **freed}})
 
     async def _try_acquire(self) -> bool:
         asked_at = self._clock()

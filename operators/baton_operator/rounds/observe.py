@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from baton.telemetry.logging import event
 from baton_operator import kinds
+from baton_operator.decide.suspects import Suspect, suspects
 from baton_operator.decide.troubles import privileged_parts
 from baton_operator.kube.client import ApiError, KubeClient, Manifest
 from baton_operator.kube.object_cache import Cache, Key
 from baton_operator.rounds.perform import gateways
 from baton_operator.rounds.signals import SignalSource
-from baton_operator.rounds.suspects import Suspect, suspects
 from baton_operator.seen import EventSeen, PodSeen, Progress, Refused, Seen, ServiceSeen
 from baton_operator.types.model_service import ModelServiceSpec
 

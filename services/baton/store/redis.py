@@ -14,6 +14,7 @@ import inspect
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -59,6 +60,10 @@ class RedisStore:
         # When what lasts is to be renewed next, by the loop's clock.
         self._renew_at = 0.0
         self._closed = asyncio.Event()
+        # Of the calls under way.
+        self._timeouts: set[asyncio.Timeout] = set()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         try:
             self._connected = connected(url, timeout_s)
         except (ValueError, TypeError) as error:
@@ -135,6 +140,12 @@ class RedisStore:
 
     async def close(self) -> None:
         self._closed.set()
+        # A call that goes on would connect again, after all has been closed.
+        now = asyncio.get_running_loop().time()
+        for timeout in self._timeouts:
+            if not timeout.expired():
+                timeout.reschedule(now)
+        await self._is_idle.wait()
         await self._connected.close()
 
     async def _watch_once(self, prefix: str, view: View) -> AsyncGenerator[WatchEvent, None]:
@@ -200,16 +211,34 @@ class RedisStore:
             # The client would connect again.
             if inspect.iscoroutine(call):
                 call.close()
-            raise StoreUnavailableError(f"the connection to {self._url} is closed")
+            raise self._closed_error()
         try:
-            async with asyncio.timeout(timeout_s or self._timeout_s):
+            async with self._bounded(timeout_s or self._timeout_s):
                 return await _cancellable(call)
         except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
             raise StoreRefusesError(f"the store at {self._url} refuses us: {error}") from error
         except (*_OUTAGES, OSError, TimeoutError) as error:
             raise self._unavailable(error) from error
 
+    @asynccontextmanager
+    async def _bounded(self, timeout_s: float) -> AsyncIterator[None]:
+        """A call under way: ends after `timeout_s`, or when the store is closed."""
+        async with asyncio.timeout(timeout_s) as timeout:
+            self._timeouts.add(timeout)
+            self._is_idle.clear()
+            try:
+                yield
+            finally:
+                self._timeouts.remove(timeout)
+                if not self._timeouts:
+                    self._is_idle.set()
+
+    def _closed_error(self) -> StoreUnavailableError:
+        return StoreUnavailableError(f"the connection to {self._url} is closed")
+
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        if self._closed.is_set():
+            return self._closed_error()
         reason = str(error) or type(error).__name__
         if isinstance(error, MasterNotFoundError):
             # redis-py's own words have all that it knows of each Sentinel.

@@ -6,13 +6,15 @@ its server finds the next primary with its next call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from baton.core.store_url import RedisGroup, is_group, parse_group
 
@@ -29,8 +31,15 @@ class Connected(NamedTuple):
     closed_with: Sequence[Redis] = ()
 
     async def close(self) -> None:
-        for one in (self.client, *self.closed_with):
-            await one.aclose()
+        """Of all connections, whatever closing another one says. No call may be under way."""
+        closings: list[Awaitable[None]] = [one.aclose() for one in (self.client, *self.closed_with)]
+        if isinstance(self.client, RedisCluster):
+            # Having lost a node, it closes nothing by itself until it has found the nodes again.
+            nodes = [*self.client.get_nodes(), *self.client.nodes_manager.startup_nodes.values()]
+            closings += [node.disconnect() for node in nodes]
+        for closing in closings:
+            with suppress(RedisError, OSError):
+                await closing
 
 
 def connected(url: str, timeout_s: float) -> Connected:

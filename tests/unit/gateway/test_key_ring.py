@@ -24,8 +24,9 @@ from baton.gateway.keys.caller import Caller
 from baton.gateway.keys.key_ring import KeyRing
 from baton.gateway.keys.stored import KeyLimits, KeyRecord
 from baton.store.base import Store
+from fakes.until import until
 from suites.embedded_backend import EmbeddedBackend
-from suites.store_tools import logged, wait_until, when_up
+from suites.store_tools import logged, when_up
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ async def test_keys_made_before_and_after_the_start_are_known(backend: EmbeddedB
         caller = keys.caller(early)
         assert (caller.key_id, caller.tenant) == (record.id, "acme")
         late, _ = await create(store)
-        await wait_until(lambda: find(keys, late) is not None)
+        await until(lambda: find(keys, late) is not None)
 
 
 async def test_a_revoked_key_is_refused_and_stays_in_the_list(backend: EmbeddedBackend) -> None:
@@ -86,7 +87,7 @@ async def test_a_revoked_key_is_refused_and_stays_in_the_list(backend: EmbeddedB
         await keys.synced.wait()
         keys.caller(key)
         await revoke_key(store, record.id, "me")
-        await wait_until(lambda: find(keys, key) is None)
+        await until(lambda: find(keys, key) is None)
         with pytest.raises(InvalidKeyError, match=f"{record.id} was revoked"):
             keys.caller(key)
     (listed,) = await list_keys(store)
@@ -131,13 +132,13 @@ async def test_known_keys_outlive_the_store_and_what_it_held(
         assert find(keys, key) is not None
         await backend.start()
         await when_up(store)
-        await wait_until(lambda: "key_record_vanished" in logged(caplog))
+        await until(lambda: "key_record_vanished" in logged(caplog))
         assert find(keys, key) is not None
         # Back to normal: others are found, and revoked.
         other, record = await create(store)
-        await wait_until(lambda: find(keys, other) is not None)
+        await until(lambda: find(keys, other) is not None)
         await revoke_key(store, record.id, "me")
-        await wait_until(lambda: find(keys, other) is None)
+        await until(lambda: find(keys, other) is None)
 
 
 async def test_a_deleted_key_is_refused(backend: EmbeddedBackend) -> None:
@@ -146,7 +147,7 @@ async def test_a_deleted_key_is_refused(backend: EmbeddedBackend) -> None:
     async with ring(store) as keys:
         await keys.synced.wait()
         await store.delete(record.store_key)
-        await wait_until(lambda: find(keys, key) is None)
+        await until(lambda: find(keys, key) is None)
 
 
 async def test_records_that_cannot_be_read_change_nothing(
@@ -160,7 +161,7 @@ async def test_records_that_cannot_be_read_change_nothing(
         await store.put(record.store_key, b'{"id": 5}')
         await store.put("auth/keys/odd", b"\xff")
         await store.put("auth/tenants/acme", b"[]")
-        await wait_until(lambda: logged(caplog).count("bad_key_record") == 3)
+        await until(lambda: logged(caplog).count("bad_key_record") == 3)
         assert find(keys, key) is not None
     assert await list_keys(store) == []
 
@@ -197,9 +198,9 @@ async def test_a_tenants_limits_reach_its_keys_when_they_change(backend: Embedde
         await keys.synced.wait()
         assert [b.limit.name for b in keys.caller(key).bounds] == [f"key/{record.id}/rpm"]
         await change_tenant(store, "acme", {"tpm": 1000, "budget": 5, "budget_period": "day"})
-        await wait_until(lambda: len(keys.caller(key).bounds) == 3)
+        await until(lambda: len(keys.caller(key).bounds) == 3)
         await change_tenant(store, "acme", {"tpm": None})
-        await wait_until(lambda: len(keys.caller(key).bounds) == 2)
+        await until(lambda: len(keys.caller(key).bounds) == 2)
         assert keys.caller(key).bounds[1].period == "day"
 
 

@@ -26,8 +26,8 @@ from baton.gateway.keys.stored import KeyLimits, KeyRecord
 from fakes.gateway import asgi_client, http_server, make_context, text_tokens
 from fakes.generator import FakeGenerator
 from fakes.keyed_gateway import keyed_context, limit_tenant, make_key
+from fakes.until import until
 from suites.embedded_backend import EmbeddedBackend
-from suites.store_tools import wait_until
 
 TEXT = "hello world"
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
@@ -194,7 +194,7 @@ async def test_before_the_keys_are_known_nobody_is_let_in(generator: FakeGenerat
         await backend.start()
         access = context.access
         assert access is not None
-        await wait_until(lambda: access.auth.shortage() is None)
+        await until(lambda: access.auth.shortage() is None)
         assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
     await backend.close()
 
@@ -206,13 +206,13 @@ async def test_elsewhere_than_loopback_it_warns_and_asks_once_there_is_a_key(
         keyed_context(backend.open(), generator, auth="auto", host="0.0.0.0") as context,
         asgi_client(context) as client,
     ):
-        await wait_until(lambda: "open_to_the_network" in caplog.text)
+        await until(lambda: "open_to_the_network" in caplog.text)
         assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
         record = await make_key_elsewhere(backend, context)
         assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 401
         # The last key going away does not open it again.
         await backend.open().delete(record.store_key)
-        await wait_until(lambda: _num_keys(context) == 0)
+        await until(lambda: _num_keys(context) == 0)
         assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 401
 
 
@@ -229,7 +229,7 @@ async def make_key_elsewhere(backend: EmbeddedBackend, context: Context) -> KeyR
     )
     access = context.access
     assert access is not None
-    await wait_until(lambda: access.auth.is_on)
+    await until(lambda: access.auth.is_on)
     return record
 
 
@@ -336,7 +336,7 @@ async def _free(context: Context, key: str) -> None:
     """Wait until nothing is held."""
     assert context.access is not None
     limits = context.access.limits
-    await wait_until(lambda: not limits._held)
+    await until(lambda: not limits._held)
 
 
 async def test_a_tenants_keys_share_its_limits(context: Context) -> None:

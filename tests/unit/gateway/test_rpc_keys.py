@@ -22,8 +22,8 @@ from baton.v1 import inference_pb2, inference_pb2_grpc, kserve_pb2, kserve_pb2_g
 from fakes.gateway import text_tokens
 from fakes.generator import FakeGenerator
 from fakes.keyed_gateway import caller, keyed_context, make_key
+from fakes.until import until
 from suites.embedded_backend import EmbeddedBackend
-from suites.store_tools import wait_until
 
 ASK = inference_pb2.GenerateRequest(model="tiny", text="hi")
 
@@ -156,7 +156,7 @@ async def test_a_stream_that_outlives_its_key_is_refused_request_by_request(
         message = await call.read()
     assert context.access is not None
     await revoke_key(context.access.store, record.id, "me")
-    await wait_until(lambda: _is_refused(context, key))
+    await until(lambda: _is_refused(context, key))
     await call.write(infer_request())
     assert "revoked" in (await call.read()).error_message
     await call.done_writing()

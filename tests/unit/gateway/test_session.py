@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from baton.gateway.workers.session import FORGET_BATCH, Loss, WorkerSession
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import submit_from_request
 from fakes.token_plane import make_request
+from fakes.until import until
 from fakes.worker import TOKEN, FakeWorker, token_at, tokens_of
 
 SlotEvent = session_pb2.SlotEvent
@@ -99,11 +99,6 @@ class Bench:
         submit.slot = slot
         session.submit(submit)
         return slot, listener
-
-
-async def until(condition: Any) -> None:
-    while not condition():  # noqa: ASYNC110 - it may be about anything
-        await asyncio.sleep(0.002)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from baton.router.pool import Pool
 from baton.store.base import Store, StoreUnavailableError
 from fakes.memory_store import MemoryStore
 from fakes.routing import lease
+from fakes.until import until
 from suites.embedded_backend import EmbeddedBackend
-from suites.store_tools import wait_until
 
 
 class Gateway:
@@ -54,11 +54,11 @@ async def test_every_gateway_follows_and_one_that_starts_later_too() -> None:
         assert one.shares == two.shares == EQUAL
         await one.traffic.set({"r1": 9, "r2": 1}, None)
         assert one.shares == {"r1": 0.9, "r2": 0.1}
-        await wait_until(lambda: two.shares == one.shares)
+        await until(lambda: two.shares == one.shares)
         async with gateway(store) as three:
-            await wait_until(lambda: three.shares == one.shares)
+            await until(lambda: three.shares == one.shares)
         await two.traffic.set({}, None)
-        await wait_until(lambda: one.shares == EQUAL)
+        await until(lambda: one.shares == EQUAL)
         assert await store.get(KEY) is None
         # Its own change comes back by the watch, and is none.
         assert one.num_changes == 2
@@ -71,7 +71,7 @@ async def test_weights_with_a_ttl_are_forgotten() -> None:
         async with gateway(backend.open()) as one:
             await one.traffic.set({"r2": 1}, 0.05)
             assert one.shares == {"r1": 0.0, "r2": 1.0}
-            await wait_until(lambda: one.shares == EQUAL)
+            await until(lambda: one.shares == EQUAL)
     finally:
         await backend.close()
 
@@ -97,7 +97,7 @@ async def test_what_makes_no_sense_is_left_alone(
     async with gateway(store) as one:
         await one.traffic.set({"r1": 1}, None)
         await store.put(KEY, value)
-        await wait_until(lambda: "bad_traffic_weights" in caplog.text)
+        await until(lambda: "bad_traffic_weights" in caplog.text)
         assert one.shares == {"r1": 1.0, "r2": 0.0}
         await store.put(KEY, b'{"weights": {"r2": 1}, "by": "a newer version"}')
-        await wait_until(lambda: one.shares == {"r1": 0.0, "r2": 1.0})
+        await until(lambda: one.shares == {"r1": 0.0, "r2": 1.0})

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from baton_operator import names
+from baton_operator.decide.suspects import STATEFUL_SET, Suspect, suspects
 from baton_operator.decide.text import time_text
-from baton_operator.rounds.suspects import STATEFUL_SET, Suspect, suspects
 from fakes.kube_world import NAME, KubeWorld
 from fakes.service_specs import pool
 
@@ -69,6 +69,18 @@ def test_the_set_that_should_have_made_the_missing_pod_is_asked_about(
 ) -> None:
     """One and no more: what refused it refuses the others, too."""
     assert stateful_sets(wide(*missing)) == [suspect]
+
+
+@pytest.mark.parametrize("missing", ["0", "1-1"])
+def test_events_of_a_former_set_of_the_same_name_are_not_told(missing: str) -> None:
+    """Its uid is not known, but its LeaderWorkerSet's time is: it came later."""
+    world = wide(missing)
+    [owner] = world.store.of_kind("LeaderWorkerSet")
+    owner["metadata"]["creationTimestamp"] = time_text(100)
+    [found] = [each for each in suspects(world.seen()) if each.kind == STATEFUL_SET]
+    events = [refusal(99), refusal(100), refusal(101)]
+    assert [each.last_s for each in found.warnings(events)] == [100, 101]
+    assert found.warnings([refusal(10), made(11)]) == ()
 
 
 def test_its_events_are_found_by_name() -> None:

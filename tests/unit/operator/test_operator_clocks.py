@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from baton_operator import names
 from fakes.kube_world import KubeWorld
 from fakes.service_specs import pair
+from fakes.settled_pair import decoders, settled_pair
 
 HOUR_S = 3600.0
 DRAIN_S = 120.0
-
-
-def running(prefill: int, decode: int) -> KubeWorld:
-    world = KubeWorld(pair(prefill, decode))
-    world.settle()
-    return world
-
-
-def decoders(world: KubeWorld) -> list[str]:
-    return sorted(
-        each["metadata"]["name"]
-        for each in world.pods("worker")
-        if each["metadata"]["labels"][names.LABEL_POOL] == "dec"
-        and "deletionTimestamp" not in each["metadata"]
-    )
 
 
 def stalled(world: KubeWorld) -> tuple[str, str]:
@@ -41,7 +26,7 @@ def pass_time(world: KubeWorld, seconds: float) -> None:
 
 @pytest.mark.parametrize("skew_s", [-HOUR_S, HOUR_S])
 def test_a_busy_victim_gets_its_time_at_most_and_nobody_else_goes(skew_s: float) -> None:
-    world = running(1, 2)
+    world = settled_pair(1, 2)
     stays, goes = decoders(world)
     world.load = {stays: 9, goes: 8}
     world.scale("dec", 1)
@@ -54,7 +39,7 @@ def test_a_busy_victim_gets_its_time_at_most_and_nobody_else_goes(skew_s: float)
 
 
 def test_a_rollout_that_hangs_is_noticed_although_the_clock_was_put_back() -> None:
-    world = running(1, 1)
+    world = settled_pair(1, 1)
     world.broken_images = {"baton:2"}
     world.edit({**pair(1, 1, "baton:2"), "rollout": {"progressDeadlineSeconds": 60}})
     pass_time(world, 10)
@@ -66,7 +51,7 @@ def test_a_rollout_that_hangs_is_noticed_although_the_clock_was_put_back() -> No
 
 
 def test_a_rollout_that_a_fast_clock_gave_up_goes_on_with_the_next_worker() -> None:
-    world = running(1, 1)
+    world = settled_pair(1, 1)
     world.edit({**pair(1, 1, "baton:2"), "rollout": {"progressDeadlineSeconds": 60}})
     pass_time(world, 2)
     world.now_s += HOUR_S

@@ -11,7 +11,7 @@ import pytest
 from baton_operator.kube.client import KubeClient
 from baton_operator.kube.lease import LeaseHolder, LeaseLostError, Rivalry
 from baton_operator.settings import OperatorSettings
-from fakes.kube_api import KubeApi, served
+from fakes.kube_api import KubeApi
 from fakes.until import until
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/here/leases/baton-operator"
@@ -39,14 +39,6 @@ def settings(identity: str = "a") -> OperatorSettings:
 @pytest.fixture
 async def api() -> AsyncIterator[KubeApi]:
     yield KubeApi()
-
-
-@pytest.fixture
-async def client(api: KubeApi) -> AsyncIterator[KubeClient]:
-    async with served(api) as configuration:
-        client = KubeClient(configuration, timeout_s=5)
-        yield client
-        await client.close()
 
 
 def lease(holder: str, renewed: str = "t1", duration: int = 15) -> dict[str, Any]:
@@ -99,6 +91,21 @@ async def test_acquired_renewed_and_given_back(api: KubeApi, client: KubeClient)
     await asyncio.wait_for(other.acquire(), timeout=5)
     assert api.objects[PATH]["spec"]["holderIdentity"] == "b"
     assert api.objects[PATH]["spec"]["leaseTransitions"] == 1
+
+
+@pytest.mark.parametrize(("holder", "left"), [("a", ""), ("b", "b")])
+async def test_given_back_if_it_is_ours_still_whatever_was_written_since(
+    holder: str, left: str, api: KubeApi, client: KubeClient
+) -> None:
+    """As after a renewal that was cut off: done, and its answer never read."""
+    ours = LeaseHolder(client, settings(), Clock())
+    await ours.acquire()
+    written = api.objects[PATH]
+    spec = {**written["spec"], "holderIdentity": holder, "renewTime": "later"}
+    api.store(PATH, {**written, "metadata": {**written["metadata"]}, "spec": spec})
+    await ours.release()
+    assert not ours.held
+    assert api.objects[PATH]["spec"]["holderIdentity"] == left
 
 
 async def test_of_two_standbys_one_gets_it(api: KubeApi, client: KubeClient) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from baton_operator.kube.client import KubeClient
 from baton_operator.kube.object_cache import Cache, Key
 from baton_operator.rounds.observe import LEVEL_LABEL, Observer
 from baton_operator.seen import PodSeen, Progress
-from fakes.kube_api import KubeApi, served
+from fakes.kube_api import KubeApi
 from fakes.silent_gateways import Silence
 
 KEY = Key("ns", "chat")
@@ -55,14 +54,6 @@ def cache() -> Cache:
 @pytest.fixture
 def api() -> KubeApi:
     return KubeApi()
-
-
-@pytest.fixture
-async def client(api: KubeApi) -> AsyncIterator[KubeClient]:
-    async with served(api) as configuration:
-        client = KubeClient(configuration, timeout_s=5)
-        yield client
-        await client.close()
 
 
 async def test_workers_that_start_and_the_fetch_pod_are_asked_how_far_they_are(

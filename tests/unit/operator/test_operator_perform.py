@@ -30,9 +30,10 @@ from baton_operator.kube.recorder import Recorder
 from baton_operator.metrics import OperatorMetrics
 from baton_operator.rounds.perform import MAX_AT_ONCE, Outcome, Performer
 from baton_operator.rounds.signals import SignalError
-from baton_operator.seen import PodSeen, Progress, Seen, ServiceSeen, Signals
+from baton_operator.seen import PodSeen, Seen, ServiceSeen
 from baton_operator.types.model_service import ModelServiceSpec
 from fakes.kube_api import KubeApi, served
+from fakes.silent_gateways import Silence
 
 KEY = Key("ns", "chat")
 SERVICE = ServiceSeen(
@@ -71,18 +72,12 @@ class Meeting(KubeApi):
         return await super().answer(request)
 
 
-class Gateways:
+class Gateways(Silence):
     """Takes drains, or does not."""
 
     def __init__(self) -> None:
         self.deaf = False
         self.drained: list[str] = []
-
-    async def signals(self, service: ServiceSeen, gateways: Sequence[PodSeen]) -> Signals | None:
-        return None
-
-    async def progress(self, pod: PodSeen) -> Progress | None:
-        return None
 
     async def drain(
         self,

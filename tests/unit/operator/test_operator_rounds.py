@@ -101,6 +101,7 @@ async def working(
             for hand in hands:
                 hand.cancel()
             ended = await asyncio.gather(*hands, return_exceptions=True)
+            await recorder.close()
             await client.close()
         for each in ended:
             if isinstance(each, Exception):

@@ -27,12 +27,14 @@ def workers(world: KubeWorld) -> dict[str, dict[str, int]]:
     return found
 
 
-def step(world: KubeWorld) -> None:
+def step(world: KubeWorld, held: Callable[[dict[str, Any]], bool] = lambda pod: False) -> None:
+    """Everybody's turn; pods that are `held` do not come up."""
     world.now_s += 1.0
     world.round()
     world.controllers()
     for each in world.pods():
-        world.start(each)
+        if not held(each):
+            world.start(each)
         world.finish(each)
 
 
@@ -141,6 +143,64 @@ def test_gateways_follow_once_the_new_pair_serves() -> None:
     world.broken_images.clear()
     world.settle()
     assert image() == "baton:2"
+
+
+def is_new_gateway(pod: dict[str, Any]) -> bool:
+    is_gateway = pod["metadata"]["labels"][names.LABEL_COMPONENT] == "gateway"
+    return bool(is_gateway and pod["spec"]["containers"][0]["image"] == "baton:2")
+
+
+@pytest.mark.parametrize("strategy", ["PairFirst", "InPlace"])
+def test_last_old_workers_wait_for_gateways_that_can_use_the_new_ones(strategy: str) -> None:
+    """With another tokenizer old gateways have nobody but old workers."""
+    world = begun({**pair(1, 3), "rollout": {"strategy": strategy}})
+    world.edit(pair(1, 3, "baton:2"))
+    for _ in range(60):
+        step(world, held=is_new_gateway)
+    assert workers(world) == {"baton:1": {"pre": 1, "dec": 1}, "baton:2": {"pre": 1, "dec": 3}}
+    assert condition(world, "Progressing") == ("True", "GatewaysUpdating")
+    assert condition(world, "GatewayReady") == ("True", "GatewaysUpdating")
+    gateways = world.store.objects["Deployment", names.gateway("demo")]
+    why = {"reason": "ProgressDeadlineExceeded", "message": "ReplicaSet x has timed out"}
+    gateways["status"]["conditions"] = [{"type": "Progressing", "status": "False", **why}]
+    step(world, held=is_new_gateway)
+    assert condition(world, "Stalled") == ("True", "GatewaysStuck")
+    told = next(each for each in world.status["conditions"] if each["type"] == "Stalled")
+    assert told["message"] == "1 of 2 gateways are new: ReplicaSet x has timed out"
+    assert condition(world, "Ready")[0] == "True" and world.status["phase"] == "Stalled"
+
+    # Their pods can start now: it goes on by itself.
+    gateways["status"]["conditions"] = [{"type": "Progressing", "status": "True"}]
+    watch(world, lambda: complete(world))
+    assert workers(world) == {"baton:2": {"pre": 1, "dec": 3}}
+    assert condition(world, "Stalled") == ("False", "NotStalled")
+
+
+def test_gateways_are_mended_in_a_rollout_that_was_given_up() -> None:
+    """Its first pair serves, so they have followed, and may be what is wrong."""
+    world = begun(pair(1, 3))
+    world.edit({**pair(1, 3, "baton:2"), "rollout": {"progressDeadlineSeconds": 60}})
+
+    def is_second(pod: dict[str, Any]) -> bool:
+        return pod["status"]["phase"] == "Pending" and "baton:2" in workers(world)
+
+    for _ in range(80):
+        step(world, held=is_second)
+    assert condition(world, "Stalled") == ("True", "ProgressDeadlineExceeded")
+    world.edit({"gateway": {"podTemplate": {"metadata": {"annotations": {"team": "a"}}}}})
+    step(world)
+    gateways = world.store.objects["Deployment", names.gateway("demo")]
+    assert gateways["spec"]["template"]["metadata"]["annotations"]["team"] == "a"
+
+
+def test_a_change_of_gateways_alone_is_told_until_they_are_replaced() -> None:
+    world = begun(pair(1, 1))
+    world.edit({"gateway": {"podTemplate": {"metadata": {"annotations": {"team": "a"}}}}})
+    step(world)
+    assert condition(world, "Progressing") == ("True", "GatewaysUpdating")
+    assert condition(world, "Ready")[0] == "True"
+    world.settle()
+    assert condition(world, "Progressing") == ("False", "Complete")
 
 
 def test_taking_the_spec_back_in_the_middle_keeps_the_old_workers() -> None:

@@ -10,23 +10,7 @@ from baton_operator.decide.rollout.surge import Size
 from baton_operator.decide.rollout.victims import DRAINING_COST, EMPTY_COST, Clearing, resize
 from baton_operator.decide.rollout.workloads import Workload
 from baton_operator.seen import PodSeen, Signals, WorkerSignal
-from fakes.kube_world import KubeWorld
-from fakes.service_specs import pair
-
-
-def begun(prefill: int, decode: int) -> KubeWorld:
-    world = KubeWorld(pair(prefill, decode))
-    world.settle()
-    return world
-
-
-def decoders(world: KubeWorld) -> list[str]:
-    return sorted(
-        each["metadata"]["name"]
-        for each in world.pods("worker")
-        if each["metadata"]["labels"][names.LABEL_POOL] == "dec"
-        and "deletionTimestamp" not in each["metadata"]
-    )
+from fakes.settled_pair import decoders, settled_pair
 
 
 def kinds(actions: list[Any], *wanted: type) -> list[Any]:
@@ -34,7 +18,7 @@ def kinds(actions: list[Any], *wanted: type) -> list[Any]:
 
 
 def test_emptiest_worker_is_marked_then_drained_then_counted_off() -> None:
-    world = begun(1, 3)
+    world = settled_pair(1, 3)
     first, second, third = decoders(world)
     world.load = {first: 5, second: 1, third: 3}
     world.scale("dec", 2)
@@ -53,7 +37,7 @@ def test_emptiest_worker_is_marked_then_drained_then_counted_off() -> None:
 
 
 def test_worker_that_does_not_get_empty_goes_when_its_time_is_over() -> None:
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     stays, goes = decoders(world)
     world.load = {stays: 9, goes: 8}
     world.scale("dec", 1)
@@ -69,7 +53,7 @@ def test_worker_that_does_not_get_empty_goes_when_its_time_is_over() -> None:
 
 
 def test_pool_that_grows_again_calls_its_victim_back() -> None:
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     world.load = dict.fromkeys(decoders(world), 3)
     world.scale("dec", 1)
     for _ in range(2):
@@ -86,7 +70,7 @@ def test_pool_that_grows_again_calls_its_victim_back() -> None:
 
 def test_worker_is_undrained_even_if_no_gateway_says_that_it_drains() -> None:
     """One that was asked a moment ago may say so only later."""
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     world.scale("dec", 1)
     world.round()
     world.scale("dec", 2)
@@ -97,7 +81,7 @@ def test_worker_is_undrained_even_if_no_gateway_says_that_it_drains() -> None:
 
 
 def test_gateway_that_forgot_is_asked_again() -> None:
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     world.load = dict.fromkeys(decoders(world), 3)
     world.scale("dec", 1)
     for _ in range(2):
@@ -110,13 +94,13 @@ def test_gateway_that_forgot_is_asked_again() -> None:
 
 
 def test_worker_drained_by_somebody_else_is_left_alone() -> None:
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     world.drains.add(decoders(world)[0])
     assert kinds(world.actions(), Undrain, MarkVictim, Drain, Scale) == []
 
 
 def test_worker_deleted_by_somebody_else_is_left_alone() -> None:
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     gone = decoders(world)[0]
     world.kill(world.store.objects["Pod", gone])
     world.scale("dec", 1)
@@ -127,7 +111,7 @@ def test_worker_deleted_by_somebody_else_is_left_alone() -> None:
 
 
 def test_starting_worker_goes_before_one_that_serves() -> None:
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     serving = set(decoders(world))
     world.scale("dec", 3)
     world.round()
@@ -138,7 +122,7 @@ def test_starting_worker_goes_before_one_that_serves() -> None:
 
 
 def test_without_gateways_a_victim_gets_its_time() -> None:
-    world = begun(1, 2)
+    world = settled_pair(1, 2)
     world.gateways_answer = False
     world.scale("dec", 1)
     world.round()

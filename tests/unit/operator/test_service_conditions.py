@@ -428,11 +428,11 @@ def test_service_scaled_to_zero_says_so() -> None:
 
 
 def test_time_of_a_condition_moves_with_its_status_alone() -> None:
-    world = running()
-    before = told(world)
+    world = running(slo={"ttftSeconds": 1.0})
+    before = told(world, lambda seen: replace(seen, signals=None))
     world.now_s += 60
-    world.edit({"slo": {"ttftSeconds": 1.0}})
-    after = told(world)
+    world.edit(pair(1, 1, maxSurge=2))
+    after = told(world, lambda seen: replace(seen, signals=Signals()))
     assert after["SLOMet"]["reason"] != before["SLOMet"]["reason"]
     assert {k: v["lastTransitionTime"] for k, v in after.items()} == {
         k: v["lastTransitionTime"] for k, v in before.items()

@@ -9,7 +9,8 @@ import pytest
 from baton.transfer import verifier
 from baton.transfer.links import Message
 from baton.transfer.peers import Peer
-from fakes.transfer import FakeWorker, Handoff, until
+from fakes.transfer import FakeWorker, Handoff
+from fakes.until import until
 
 
 async def test_a_commit_that_comes_after_the_close_is_not_verified(

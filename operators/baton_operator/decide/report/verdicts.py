@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from baton_operator import names
 from baton_operator.decide.report.conditions import Verdict, verdict
 from baton_operator.decide.report.slo import slo_met
-from baton_operator.decide.rollout.goals import PoolState, Stage, stage_of
+from baton_operator.decide.rollout.gateways import Gateways
+from baton_operator.decide.rollout.goals import PoolState, Stage, gateways_wait, stage_of
 from baton_operator.decide.situation import Situation
 from baton_operator.decide.text import listed
 from baton_operator.decide.troubles import Trouble
@@ -68,17 +68,27 @@ def _why_none(situation: Situation) -> str:
 
 
 def _gateway_ready(situation: Situation) -> Verdict:
-    kind, seen = "GatewayReady", situation.seen
-    found = seen.of_kind("Deployment").get(names.gateway(seen.service.name))
-    if found is None:
+    kind, gateways = "GatewayReady", situation.gateways
+    if gateways is None:
         why = "" if situation.model.ready else f": {situation.model.message}"
         return Verdict(kind, "False", "NotCreated", f"there is no gateway yet{why}")
-    wanted = found["spec"].get("replicas", 1)
-    ready = (found.get("status") or {}).get("availableReplicas", 0)
-    text = f"{ready} of {wanted} gateways are ready"
-    if ready:
-        return Verdict(kind, "True", "GatewaysReady", text)
-    return Verdict(kind, "False", "GatewaysStarting" if wanted else "ScaledToZero", text)
+    text = f"{gateways.ready} of {gateways.desired} gateways are ready"
+    if not gateways.ready:
+        why = "GatewaysStarting" if gateways.desired else "ScaledToZero"
+        return Verdict(kind, "False", why, text)
+    if _gateways_are_due(situation):
+        return Verdict(kind, "True", "GatewaysUpdating", f"{text}, {_gateways_new(gateways)}")
+    return Verdict(kind, "True", "GatewaysReady", text)
+
+
+def _gateways_are_due(situation: Situation) -> bool:
+    """Whether old ones are to be replaced now, and some still are there."""
+    gateways = situation.gateways
+    return gateways is not None and not gateways.rolled and not gateways_wait(situation.rollout)
+
+
+def _gateways_new(gateways: Gateways) -> str:
+    return f"{gateways.updated} of {gateways.desired} gateways are new"
 
 
 def _stalled(situation: Situation) -> Verdict:
@@ -111,7 +121,17 @@ def _standstill(situation: Situation) -> Trouble | None:
             f"pool {', '.join(rollout.cramped)} has no room for a worker of each revision: set "
             "its rollout.maxSurge to 1, or remove rollout.weight",
         )
-    return next((trouble for trouble in situation.passing if trouble.reason in FINAL), None)
+    final = next((trouble for trouble in situation.passing if trouble.reason in FINAL), None)
+    return final or _stuck_gateways(situation)
+
+
+def _stuck_gateways(situation: Situation) -> Trouble | None:
+    """Old workers wait for new gateways, and those do not come."""
+    gateways = situation.gateways
+    if gateways is None or not gateways.stuck or not _gateways_are_due(situation):
+        return None
+    causes = listed([gateways.stuck, *(trouble.message for trouble in situation.passing)])
+    return Trouble("GatewaysStuck", f"{_gateways_new(gateways)}: {causes}")
 
 
 def _progressing(situation: Situation, stalled: Verdict) -> Verdict:
@@ -129,6 +149,10 @@ def _progressing(situation: Situation, stalled: Verdict) -> Verdict:
     draining = [pod.name for pod in situation.seen.workers if pod.drain_since is not None]
     if draining:
         return Verdict(kind, "True", "Draining", f"{listed(draining)} finish what they have")
+    gateways = situation.gateways
+    if gateways is not None and _gateways_are_due(situation):
+        reason = "GatewaysUpdating" if gateways.ready else "GatewaysStarting"
+        return Verdict(kind, "True", reason, _gateways_new(gateways))
     return Verdict(kind, "False", "Complete", f"revision {rollout.target} is complete")
 
 
@@ -147,8 +171,13 @@ def _rolling(situation: Situation) -> Verdict:
     if situation.revision.since is None:
         share = f"{rollout.weight}% of new requests go to revision {rollout.target}"
         return Verdict(kind, "False", "Canary", f"{share}; remove rollout.weight to go on")
-    reason = "FirstPair" if stage_of(rollout) is Stage.PAIR else "Replacing"
-    return Verdict(kind, "True", reason, text)
+    if stage_of(rollout) is Stage.PAIR:
+        return Verdict(kind, "True", "FirstPair", text)
+    if situation.gateways is None or not _gateways_are_due(situation):
+        return Verdict(kind, "True", "Replacing", text)
+    text = f"{text}; {_gateways_new(situation.gateways)}"
+    full = all(pool.available(rollout.target) >= pool.desired for pool in rollout.pools)
+    return Verdict(kind, "True", "GatewaysUpdating" if full else "Replacing", text)
 
 
 def _degraded(situation: Situation) -> Verdict:

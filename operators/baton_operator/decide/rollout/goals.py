@@ -8,6 +8,8 @@ the target can, the `others` are left from rollouts that were given up.
 With PairFirst every pool gets one new worker first (PAIR); once all of them serve, the rest
 follows step by step (FULL), and the last old worker of each pool goes when the last ones of all
 pools can: an old prefill worker has nobody to hand its KV to once the old decode workers are gone.
+Nor does it go before the gateways have been replaced, which begins with the first new pair: old
+ones may have work for old workers alone.
 With a weight the new revision gets its share of the pools and stays there (CANARY). Paused, failed
 or without a target (the model is not resolved yet) everything stays as it is, and only a changed
 size of a pool is followed (HOLD). How fast any of this may go is decided in `surge`.
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from baton_operator.decide.rollout.workloads import Workload
@@ -86,6 +88,9 @@ class Rollout:
     paused: bool = False
     failed: bool = False
     """The target made no progress for too long."""
+    gateways_rolled: bool = True
+    """Whether all gateways are the target's and are up: those of another revision may have another
+    tokenizer, and then give its workers nothing."""
 
     @property
     def others(self) -> list[str]:
@@ -124,7 +129,7 @@ def stage_of(rollout: Rollout) -> Stage:
 def goals(rollout: Rollout) -> dict[tuple[str, str], int]:
     """Workers wanted by (pool, revision), for every revision that has any and for the target."""
     stage, found = stage_of(rollout), {}
-    may_retire = not rollout.pair_first or can_retire(rollout)
+    may_retire = can_retire(rollout)
     for pool in rollout.pools:
         if stage is Stage.HOLD:
             wanted = _holding(pool, rollout)
@@ -140,12 +145,26 @@ def goals(rollout: Rollout) -> dict[tuple[str, str], int]:
     return found
 
 
+def gateways_wait(rollout: Rollout) -> bool:
+    """Gateways follow a new revision once it serves: one that never does shall change nothing.
+
+    They do so too when it was given up: it may have been for want of its gateways.
+    """
+    if rollout.target is None:
+        return True
+    stage = stage_of(replace(rollout, failed=False))
+    return not rollout.over and stage in (Stage.PAIR, Stage.HOLD)
+
+
 def can_retire(rollout: Rollout) -> bool:
-    """Whether each pool can do without old workers, so that the last of them may go."""
-    return all(
-        pool.available(rollout.target) >= max(pool.floor, 1 if pool.roomy else 0)
-        for pool in rollout.pools
-        if pool.wants_new
+    """Whether gateways and each pool can do without old workers: the last of them may go."""
+    return rollout.gateways_rolled and (
+        not rollout.pair_first
+        or all(
+            pool.available(rollout.target) >= max(pool.floor, 1 if pool.roomy else 0)
+            for pool in rollout.pools
+            if pool.wants_new
+        )
     )
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from baton_operator import kinds
 from baton_operator.decide.text import unix_s
-from baton_operator.kube.client import Manifest
-from baton_operator.seen import EventSeen, Seen
+from baton_operator.seen import EventSeen, Manifest, Seen
 
 # What LeaderWorkerSet makes its pods by. Not watched: there is nothing else to learn from them.
 STATEFUL_SET = "StatefulSet"
@@ -24,6 +23,8 @@ class Suspect:
     name: str
     uid: str = ""
     """Empty: it is known by its name alone."""
+    since_s: float = 0.0
+    """Unix seconds: what was told before is of another object of that name."""
 
     @property
     def fields(self) -> str:
@@ -34,7 +35,7 @@ class Suspect:
 
     def warnings(self, events: Iterable[Manifest]) -> tuple[EventSeen, ...]:
         """Of those events what is not over: a refusal is, once a later pod was made."""
-        at = [(event_time(each), each) for each in events]
+        at = [(time_s, each) for each in events if (time_s := _event_time(each)) >= self.since_s]
         made_s = max((time_s for time_s, each in at if each.get("reason") == _MADE), default=0.0)
         return tuple(
             EventSeen(
@@ -79,24 +80,26 @@ def _short_sets(seen: Seen) -> Iterator[Suspect]:
     """LeaderWorkerSets that lack pods, and the first StatefulSet that should have made one.
 
     That of the leaders has the set's own name and makes NAME-GROUP; each leader has one of its name
-    that makes the others of its group, NAME-GROUP-POD. Neither tells the set what it was refused.
+    that makes the others of its group, NAME-GROUP-POD. Neither tells the set what it was refused,
+    and neither is older than the set.
     """
     there, namespace = {pod.name for pod in seen.pods}, seen.service.namespace
     for name, found in seen.of_kind(kinds.LEADER_WORKER_SET.kind).items():
         size = found["spec"]["leaderWorkerTemplate"].get("size", 1)
+        since_s = _time(found["metadata"].get("creationTimestamp"))
         leaders = [f"{name}-{group}" for group in range(found["spec"].get("replicas", 1))]
         if not there.issuperset(leaders):
-            yield Suspect(STATEFUL_SET, namespace, name)
+            yield Suspect(STATEFUL_SET, namespace, name, since_s=since_s)
             if there.isdisjoint(leaders):
                 yield Suspect(found["kind"], namespace, name, found["metadata"]["uid"])
             continue
         others = {leader: {f"{leader}-{pod}" for pod in range(1, size)} for leader in leaders}
         short = [leader for leader in leaders if not others[leader] <= there]
         if short:
-            yield Suspect(STATEFUL_SET, namespace, short[0])
+            yield Suspect(STATEFUL_SET, namespace, short[0], since_s=since_s)
 
 
-def event_time(listed: Manifest) -> float:
+def _event_time(listed: Manifest) -> float:
     """When it was last seen, unix seconds; 0 when it does not say."""
     series = listed.get("series") or {}
     text = (
@@ -105,4 +108,8 @@ def event_time(listed: Manifest) -> float:
         or listed.get("eventTime")
         or listed["metadata"].get("creationTimestamp")
     )
+    return _time(text)
+
+
+def _time(text: str | None) -> float:
     return unix_s(text) if text else 0.0
