@@ -58,7 +58,7 @@ class GatewaysEnd:
         self.responses.append(response)
         self.changed.set()
 
-    def fail(self, code: Code, details: str) -> None:
+    def end(self, code: Code, details: str) -> None:
         self.inbox.put_nowait(StreamError(code, details))
 
     # the test's side

@@ -1,6 +1,6 @@
 """The gateway's prefix index is what the workers' caches hold, whatever happens in between.
 
-Real engine loops and event streams over gRPC; streams are cut by a relay.
+Real engine loops and event streams; streams are cut by a relay.
 """
 
 from __future__ import annotations

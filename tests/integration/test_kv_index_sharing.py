@@ -1,6 +1,6 @@
 """Gateway processes that share a prefix index, fed by one stream from each worker.
 
-Real engine loops and event streams over gRPC; the processes are two gateways in this one, which
+Real engine loops and event streams; the processes are two gateways in this one, which
 have nothing in common but the memory.
 """
 

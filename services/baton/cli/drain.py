@@ -66,14 +66,14 @@ async def _drain(settings: Settings, worker: str, reason: str, within_s: float) 
     """How it ended; None when the time was over."""
     from baton.cli.worker_link import WorkerLink
 
-    async with WorkerLink(settings, worker) as link:
-        num_left = await link.drain(reason, within_s)
-        print(f"{worker} drains: {num_left} requests there", flush=True)
-        try:
-            async with asyncio.timeout(within_s or None):
-                return await _until_empty(link, reason, within_s)
-        except TimeoutError:
-            return None
+    link = await WorkerLink.find(settings, worker)
+    num_left = await link.drain(reason, within_s)
+    print(f"{worker} drains: {num_left} requests there", flush=True)
+    try:
+        async with asyncio.timeout(within_s or None):
+            return await _until_empty(link, reason, within_s)
+    except TimeoutError:
+        return None
 
 
 async def _until_empty(link: WorkerLink, reason: str, within_s: float) -> str:
@@ -101,11 +101,11 @@ async def _until_empty(link: WorkerLink, reason: str, within_s: float) -> str:
 async def _undrain(settings: Settings, worker: str) -> None:
     from baton.cli.worker_link import WorkerLink
 
-    async with WorkerLink(settings, worker) as link:
-        async with aclosing(link.loads()) as loads:
-            load = await anext(loads, None)
-        if load is None:
-            raise UnavailableError(f"{worker} has left")
-        if not load.draining:
-            raise UnavailableError(f"{worker} is not draining")
-        await link.undrain()
+    link = await WorkerLink.find(settings, worker)
+    async with aclosing(link.loads()) as loads:
+        load = await anext(loads, None)
+    if load is None:
+        raise UnavailableError(f"{worker} has left")
+    if not load.draining:
+        raise UnavailableError(f"{worker} is not draining")
+    await link.undrain()

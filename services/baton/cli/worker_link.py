@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
-from types import TracebackType
 
 from baton.cli.store_address import named_store
 from baton.cli.token_file import deployment_token
@@ -14,6 +13,7 @@ from baton.core.settings import Settings
 from baton.store.connect import open_store
 from baton.telemetry.deployment_tls import use_tls
 from baton.v1 import common_pb2, session_pb2, worker_pb2
+from baton.wire.steering import drain_request
 from baton.wire.streams.client import ask, dial
 from baton.wire.streams.methods import DRAIN, SESSION, UNDRAIN, Method
 from baton.wire.streams.status import Code, StreamError
@@ -25,7 +25,7 @@ TIMEOUT_S = 5.0
 
 
 class WorkerLink:
-    """`async with WorkerLink(settings, id) as link`. Everything raises BatonErrors that name it."""
+    """Made by `find`. Everything raises BatonErrors that name the worker."""
 
     def __init__(self, settings: Settings, worker_id: str) -> None:
         self._store_url = named_store(settings)
@@ -33,28 +33,23 @@ class WorkerLink:
         self._key_prefix = settings.store.key_prefix
         self._token, _ = deployment_token(settings)
         use_tls(settings.tls)
+        self._lease = common_pb2.WorkerLease()
 
-    async def __aenter__(self) -> WorkerLink:
-        leases = await self._leases()
-        value = leases.get(self.worker_id)
+    @classmethod
+    async def find(cls, settings: Settings, worker_id: str) -> WorkerLink:
+        """Raises UnavailableError for one that the store does not know, naming those it does."""
+        link = cls(settings, worker_id)
+        leases = await link._leases()
+        value = leases.get(worker_id)
         if value is None:
             known = ", ".join(leases) or "none"
-            raise UnavailableError(f"no worker {self.worker_id!r} in the store; there is: {known}")
-        self._lease = common_pb2.WorkerLease.FromString(value)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
+            raise UnavailableError(f"no worker {worker_id!r} in the store; there is: {known}")
+        link._lease = common_pb2.WorkerLease.FromString(value)
+        return link
 
     async def drain(self, reason: str, within_s: float) -> int:
         """Have it drain; returns the submissions that are there still."""
-        request = worker_pb2.DrainRequest(reason=reason, within_ms=int(within_s * 1000))
-        return (await self._ask(DRAIN, request)).num_running
+        return (await self._ask(DRAIN, drain_request(reason, within_s))).num_running
 
     async def undrain(self) -> None:
         """Have it take work again."""

@@ -10,6 +10,12 @@ from pathlib import Path
 
 from baton.core.errors import ConfigError
 
+NAME_THE_FILE = (
+    "start this process with the deployment's token file (--token-file, BATON_TOKEN_FILE or "
+    "token_file)"
+)
+"""What to tell who calls without the token."""
+EMPTY_TOKEN = "the deployment's token is empty; look at the file in token_file"
 TOKEN_BYTES = 32
 MAX_FILE_BYTES = 4096
 

@@ -1,9 +1,8 @@
-"""gRPC between Baton's own processes: the deployment's token, TLS, keepalive, limits, ports.
+"""gRPC of the embedded store: the deployment's token, TLS, keepalive, limits, ports.
 
-Every hop carries the metadata `authorization: Bearer <deployment token>`. Servers refuse calls
+Every call carries the metadata `authorization: Bearer <deployment token>`. Servers refuse calls
 without it, apart from health checks; clients get a channel that adds it by itself. After `use_tls`
-all of a process's hops are mutual TLS, too: who it is belongs to a process as a whole, as its
-deployment does.
+(`deployment_tls.py`) both ends speak mutual TLS.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any, cast
 import grpc
 
 from baton.core.errors import ConfigError
+from baton.core.token import EMPTY_TOKEN, NAME_THE_FILE
 from baton.telemetry.addresses import cannot_listen, check_bindable, join_address
 from baton.telemetry.certificates import Certificates, Identity
 from baton.telemetry.deployment_tls import DeploymentTls, deployment_tls
@@ -71,7 +71,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def __init__(self, token: str) -> None:
         if not token:
-            raise ConfigError("the deployment's token is empty; look at the file in token_file")
+            raise ConfigError(EMPTY_TOKEN)
         self._expected = auth_metadata(token)[0][1].encode()
 
     async def intercept_service(
@@ -95,10 +95,7 @@ def _raw(value: str | bytes) -> bytes:
 
 
 def _deny(reason: str) -> grpc.RpcMethodHandler[Any, Any]:
-    message = (
-        f"{reason}: start this process with the deployment's token file (--token-file, "
-        "BATON_TOKEN_FILE or token_file), or send `authorization: Bearer TOKEN`"
-    )
+    message = f"{reason}: {NAME_THE_FILE}, or send `authorization: Bearer TOKEN`"
 
     async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await asyncio.sleep(REFUSE_AFTER_S)

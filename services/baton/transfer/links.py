@@ -163,7 +163,11 @@ class Links:
         try:
             async with dial(peer.address, self._token, HANDOFF) as stream:
                 link = await self._hello(peer, stream)
-                return True, f"{where}: {await self._converse(link, stream)}"
+                try:
+                    await self._converse(link, stream)
+                except StreamError as error:
+                    return True, f"{where}: {error.details}"
+                return True, f"{where} closed the stream"
         except TimeoutError:
             return False, f"{where} did not answer within {HELLO_WAIT_S:g} s"
         except StreamError as error:
@@ -209,8 +213,8 @@ class Links:
 
     # --- both ---
 
-    async def _converse(self, link: Link, stream: DialledStream | AcceptedStream) -> str:
-        """Post what comes until the stream ends; why it did."""
+    async def _converse(self, link: Link, stream: DialledStream | AcceptedStream) -> None:
+        """Post what comes until the stream ends. Raises StreamError when it ends badly."""
         reason = f"{link.hello.worker_id} closed the stream"
         self._post(lambda: self._events.link_up(link))
         try:
@@ -218,6 +222,6 @@ class Links:
                 self._do(partial(self._events.link_message, link, said.message))
         except StreamError as error:
             reason = error.details
+            raise
         finally:
             self._post(lambda: self._events.link_down(link, reason))
-        return reason

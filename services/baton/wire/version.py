@@ -6,8 +6,9 @@ PROTOCOL_MIN.
 
 from __future__ import annotations
 
-PROTOCOL_MIN = 1
-PROTOCOL_MAX = 1
+# 2: on streams of our own (1 was on gRPC's).
+PROTOCOL_MIN = 2
+PROTOCOL_MAX = 2
 
 
 def common_version(peer_min: int, peer_max: int) -> int | None:

@@ -119,7 +119,7 @@ class EngineLoop(threading.Thread):
 
         self.post(end)
 
-    # --- posted by the session server ---
+    # --- posted by sessions ---
 
     def submit(self, key: Key, submit: session_pb2.Submit) -> None:
         """Take a submission, or report why not."""

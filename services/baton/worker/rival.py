@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from baton.core.errors import ConfigError, UnavailableError
 from baton.store.connect import open_store
 from baton.store.lease import Holder
+from baton.telemetry.addresses import split_address
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.streams.client import dial
 from baton.wire.streams.methods import SESSION
@@ -86,7 +87,7 @@ def taken(value: bytes) -> ConfigError:
 
 
 def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+    host, _ = split_address(address)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

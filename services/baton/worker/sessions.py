@@ -131,7 +131,7 @@ class Sessions:
 
     def _attach(self, session: GatewaySession, gateway: GatewayStream) -> None:
         if session.stream is not None:
-            session.stream.fail(Code.ABORTED, "the session was opened again")
+            session.stream.end(Code.ABORTED, "the session was opened again")
         elif (expiry := self._expiries.pop(session.id, None)) is not None:
             expiry.cancel()
         session.attach(gateway)
@@ -247,4 +247,4 @@ async def _write(session: GatewaySession, gateway: GatewayStream) -> None:
                 gateway.send(session_pb2.SessionResponse(frame=frame))
     except Exception as error:
         log.exception(*event("session_failed", session=session.id))
-        gateway.fail(Code.INTERNAL, f"no frame can be made: {type(error).__name__}")
+        gateway.end(Code.INTERNAL, f"no frame can be made: {type(error).__name__}")

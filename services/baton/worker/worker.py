@@ -30,8 +30,10 @@ from baton.transfer.base import Transport
 from baton.transfer.handoffs import Handoffs
 from baton.transfer.wire_codec import wire_codecs
 from baton.v1 import common_pb2, session_pb2
+from baton.wire.streams import methods
 from baton.wire.streams.server import StreamServer
 from baton.worker import health, rival
+from baton.worker.async_thread import AsyncThread
 from baton.worker.build import build_engine, build_transport, limit_cpu_threads
 from baton.worker.config import WorkerConfig
 from baton.worker.control import WorkerControl
@@ -42,7 +44,6 @@ from baton.worker.lease import worker_lease
 from baton.worker.lifecycle import Lifecycle, WorkerState
 from baton.worker.load import LoadMeter
 from baton.worker.readings import read_metrics
-from baton.worker.server import AsyncThread, add_methods
 from baton.worker.sessions import Sessions
 from baton.worker.start_progress import Stage, StartProgress
 from baton.worker.tiers import build_tiers
@@ -192,7 +193,11 @@ class Worker:
         )
         self._loop.attach(self._handoffs)
         control = WorkerControl(self.drain, self.undrain)
-        add_methods(self._server, self._sessions, self._events, self._handoffs, control)
+        self._server.add(methods.SESSION, self._sessions.serve)
+        self._server.add(methods.KV_EVENTS, self._events.serve)
+        self._server.add(methods.HANDOFF, self._handoffs.serve)
+        self._server.add_single(methods.DRAIN, control.drain)
+        self._server.add_single(methods.UNDRAIN, control.undrain)
         await self._server.start()
 
     # --- between the threads ---

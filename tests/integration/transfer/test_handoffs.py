@@ -1,4 +1,4 @@
-"""Handoffs of two workers over real gRPC: the protocol, room, and writes that go wrong."""
+"""Handoffs of two workers over real streams: the protocol, room, and writes that go wrong."""
 
 from __future__ import annotations
 

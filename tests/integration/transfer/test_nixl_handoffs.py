@@ -1,4 +1,4 @@
-"""The whole protocol between two real processes over gRPC and NIXL, and deaths at its steps."""
+"""The whole protocol between two real processes over streams and NIXL, and deaths at its steps."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from baton.core.clock import monotonic
 from baton.core.errors import BatonError, HandoffError
 from baton.core.request import TokenLogprobs
 from baton.engine.outputs import TokenRow
-from baton.gateway.workers.session import FORGET_BATCH, Loss, WorkerSession
+from baton.gateway.workers.outbox import FORGET_BATCH
+from baton.gateway.workers.session import Loss, WorkerSession
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import submit_from_request
 from fakes.token_plane import make_request

@@ -149,7 +149,7 @@ async def test_a_reader_with_much_to_read_lets_others_have_their_turn() -> None:
 
 
 async def test_messages_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_MAX_WAITING_BYTES", 1 << 20)
+    monkeypatch.setattr(stream, "MAX_WAITING_BYTES", 1 << 20)
     callees = []
 
     async def wait(callee: Callee) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from baton.core.request import FinishReason, TokenLogprobs
 from baton.wire.frames import FrameColumns, finish_of, frame_logprobs
-from baton.wire.version import common_version
+from baton.wire.version import PROTOCOL_MAX, PROTOCOL_MIN, common_version
 
 
 def test_frame_keeps_rows_in_order_with_their_logprobs() -> None:
@@ -30,7 +30,8 @@ def test_unknown_finish_ends_the_choice_all_the_same() -> None:
 
 
 def test_common_version_is_the_newest_both_speak() -> None:
-    assert common_version(1, 1) == 1
-    assert common_version(1, 9) == 1
-    assert common_version(2, 9) is None
-    assert common_version(0, 0) is None
+    newest = PROTOCOL_MAX
+    assert common_version(newest, newest) == newest
+    assert common_version(PROTOCOL_MIN, newest + 9) == newest
+    assert common_version(newest + 1, newest + 9) is None
+    assert common_version(0, PROTOCOL_MIN - 1) is None

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, WorkerLostError
 from baton.core.request import TokenLogprobs
+from baton.gateway.workers.outbox import Outbox
 from baton.telemetry.logging import event
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.frames import frame_logprobs
@@ -28,9 +29,6 @@ from baton.wire.version import PROTOCOL_MAX
 log = logging.getLogger(__name__)
 
 WorkerStream = Stream[session_pb2.SessionRequest, session_pb2.SessionResponse]
-# Ended slots are reported together: so many at once, or after so long.
-FORGET_BATCH = 64
-FORGET_DELAY_S = 0.25
 # Pause between two tries to open a stream.
 RETRY_S = 0.1
 # Workers send a frame every second at least. One that has not for this long is frozen or cut off,
@@ -116,11 +114,7 @@ class WorkerSession:
         self._slots: dict[int, SlotListener] = {}
         # Slots whose Submit may have reached the worker.
         self._sent: set[int] = set()
-        # What has not left yet.
-        self._outbox = session_pb2.SessionRequest()
-        self._forgotten: list[int] = []
-        self._forget_timer: asyncio.TimerHandle | None = None
-        self._wake = asyncio.Event()
+        self._outbox = Outbox()
         self._closing = False
         self._is_gone = False
         self._task: asyncio.Task[None] | None = None
@@ -144,39 +138,29 @@ class WorkerSession:
 
     def submit(self, submit: session_pb2.Submit) -> None:
         """Send a copy of a submission for a slot that was opened for it."""
-        self._outbox.submits.append(submit)
-        self._wake.set()
+        self._outbox.submit(submit)
 
     def cancel(self, slot: int) -> None:
         """Stop a submission; its listener hears no more. Unknown slots are ignored."""
         if self._slots.pop(slot, None) is None or slot not in self._sent:
             return
         self._sent.discard(slot)
-        self._outbox.cancels.add(slot=slot)
-        self._wake.set()
+        self._outbox.cancel(slot)
 
     def migrate(self, migrate: session_pb2.Migrate) -> None:
         """Have a running submission handed over. A stream that breaks may swallow it."""
-        self._outbox.migrates.append(migrate)
-        self._wake.set()
+        self._outbox.migrate(migrate)
 
     def prefetch(self, prefetch: session_pb2.Prefetch) -> None:
         """Tell the worker of a prompt that is about to come. A broken stream may swallow it."""
-        self._outbox.prefetches.append(prefetch)
-        self._wake.set()
+        self._outbox.prefetch(prefetch)
 
     def forget(self, slot: int) -> None:
         """A submission has ended by itself; the worker may drop what it keeps of it."""
         if self._slots.pop(slot, None) is None:
             return
         self._sent.discard(slot)
-        self._forgotten.append(slot)
-        if len(self._forgotten) >= FORGET_BATCH:
-            self._wake_writer()
-        elif self._forget_timer is None:
-            self._forget_timer = asyncio.get_running_loop().call_later(
-                FORGET_DELAY_S, self._wake_writer
-            )
+        self._outbox.forget(slot)
 
     async def ask(self, method: Method[Out, In], request: Out, timeout_s: float) -> In:
         """Call another method of the worker. Raises StreamError."""
@@ -193,7 +177,7 @@ class WorkerSession:
         if self._task is None:
             return
         self._closing = True
-        self._wake_writer()
+        self._outbox.hurry()
         if self.is_up:
             await asyncio.wait([self._task], timeout=CLOSE_S)
         self._task.cancel()
@@ -290,32 +274,21 @@ class WorkerSession:
 
     async def _write(self, stream: WorkerStream) -> None:
         """Send what is queued, all of it at once."""
-        while True:
-            await stream.writable()
-            self._wake.clear()
-            message = self._take_outbox()
-            if message.ByteSize():
-                stream.send(message)
-            if self._closing:
-                stream.done_writing()
-                return
-            await self._wake.wait()
-
-    def _take_outbox(self) -> session_pb2.SessionRequest:
-        message, self._outbox = self._unsent(), session_pb2.SessionRequest()
-        self._sent.update([submit.slot for submit in message.submits])
-        if self._forgotten and self._forget_timer is None:
-            message.forget.slots.extend(self._forgotten)
-            self._forgotten.clear()
-        return message
-
-    def _unsent(self) -> session_pb2.SessionRequest:
-        """The outbox without submissions that were cancelled before they left."""
-        submits = self._outbox.submits
-        for i in reversed(range(len(submits))):
-            if submits[i].slot not in self._slots:
-                del submits[i]
-        return self._outbox
+        try:
+            while True:
+                await stream.writable()
+                message = self._outbox.take(self._slots)
+                self._sent.update([submit.slot for submit in message.submits])
+                if message.ByteSize():
+                    stream.send(message)
+                if self._closing:
+                    stream.done_writing()
+                    return
+                await self._outbox.filled.wait()
+        except Exception as error:
+            # The reader would go on, and nothing ever be placed.
+            log.exception(*event("session_failed", worker=self.worker.worker_id))
+            stream.fail(Code.INTERNAL, f"nothing can be sent: {type(error).__name__}")
 
     def on_frame(self, frame: session_pb2.Frame) -> None:
         """Give a frame's rows, then its events, to the slots' listeners; what has been scheduled
@@ -363,10 +336,7 @@ class WorkerSession:
         """The stream is lost. Unsent submissions stay queued; the worker drops unlisted slots."""
         log.warning(*event("session_down", worker=self.worker.worker_id, reason=reason))
         self.is_up = False
-        self._forgotten.clear()
-        self._stop_forget_timer()
-        # Submissions wait for the next stream; the rest was about this one.
-        self._outbox = session_pb2.SessionRequest(submits=self._unsent().submits)
+        self._outbox.keep_submits(self._slots)
         self._owner.on_down(self, reason)
 
     def _give_up(self, loss: Loss) -> None:
@@ -374,8 +344,7 @@ class WorkerSession:
             return
         self._is_gone = True
         self.is_up = False
-        self._stop_forget_timer()
-        self._outbox.Clear()
+        self._outbox.clear()
         self._owner.on_gone(self, loss)
         lost = WorkerLostError(
             f"worker {self.worker.worker_id} was lost: {loss.reason}", left=loss.cause == "left"
@@ -388,12 +357,3 @@ class WorkerSession:
         self._sent.discard(slot)
         if listener is not None:
             listener.on_lost(error)
-
-    def _wake_writer(self) -> None:
-        self._stop_forget_timer()
-        self._wake.set()
-
-    def _stop_forget_timer(self) -> None:
-        if self._forget_timer is not None:
-            self._forget_timer.cancel()
-            self._forget_timer = None

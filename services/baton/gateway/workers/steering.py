@@ -7,13 +7,13 @@ from typing import Protocol
 from baton.core.errors import UnavailableError
 from baton.gateway.workers.session import WorkerSession
 from baton.v1 import worker_pb2
+from baton.wire.steering import drain_request
 from baton.wire.streams.methods import DRAIN, UNDRAIN, Method
 from baton.wire.streams.status import Code, StreamError
 from baton.wire.streams.stream import In, Out
 
 # A worker answers at once or not at all.
 TIMEOUT_S = 5.0
-_MAX_MS = 2**32 - 1
 
 
 class Steering(Protocol):
@@ -33,9 +33,7 @@ class Steering(Protocol):
 
 async def drain(session: WorkerSession, within_s: float, reason: str) -> int:
     """See Steering."""
-    within_ms = min(_MAX_MS, int(within_s * 1000))
-    request = worker_pb2.DrainRequest(reason=reason, within_ms=within_ms)
-    answer = await _ask(session, DRAIN, request)
+    answer = await _ask(session, DRAIN, drain_request(reason, within_s))
     return answer.num_running
 
 

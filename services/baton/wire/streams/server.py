@@ -12,6 +12,7 @@ from typing import Any, cast
 from google.protobuf.message import DecodeError
 
 from baton.core.errors import ConfigError
+from baton.core.token import EMPTY_TOKEN, NAME_THE_FILE
 from baton.telemetry.addresses import check_bindable, join_address, listening_socket
 from baton.telemetry.deployment_tls import deployment_tls
 from baton.v1 import stream_pb2
@@ -35,10 +36,6 @@ _STRANGER = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"
     b"This is the inner port of a Baton worker. Clients talk to the gateway.\n"
 )
-_HOW_TO = (
-    "start this process with the deployment's token file (--token-file, BATON_TOKEN_FILE or "
-    "token_file)"
-)
 
 Handler = Callable[[Stream[Any, Any]], Awaitable[None]]
 
@@ -50,13 +47,14 @@ class _Service:
 
 
 class StreamServer:
-    """Binds when it is made; answers from `start` to `stop`."""
+    """Listens when it is made, and lets callers wait; answers from `start` to `stop`."""
 
     def __init__(self, host: str, port: int, token: str) -> None:
         """`port` 0 takes any free one. Raises ConfigError when it cannot be had."""
         if not token:
-            raise ConfigError("the deployment's token is empty; look at the file in token_file")
+            raise ConfigError(EMPTY_TOKEN)
         self._token = token.encode()
+        # All addresses of a name; we listen at the first that can be had.
         check_bindable(host, port)
         self._socket = listening_socket(host, port, _BACKLOG)
         self.port: int = self._socket.getsockname()[1]
@@ -141,10 +139,10 @@ class StreamServer:
     def find(self, opening: stream_pb2.StreamOpen) -> _Service:
         """What is called. Raises StreamError for who may not, and for what there is not."""
         if not opening.token:
-            raise StreamError(Code.UNAUTHENTICATED, f"the call carries no token: {_HOW_TO}")
+            raise StreamError(Code.UNAUTHENTICATED, f"the call carries no token: {NAME_THE_FILE}")
         if not hmac.compare_digest(opening.token.encode(), self._token):
             raise StreamError(
-                Code.UNAUTHENTICATED, f"the call's token is not this deployment's: {_HOW_TO}"
+                Code.UNAUTHENTICATED, f"the call's token is not this deployment's: {NAME_THE_FILE}"
             )
         service = self._services.get(opening.method)
         if service is None:

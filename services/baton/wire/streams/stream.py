@@ -24,7 +24,7 @@ _LATE_S = 1.0
 # Received messages that may wait to be read before the connection is not read any more.
 _MAX_WAITING = 1024
 # The same in bytes: messages are of very different sizes.
-_MAX_WAITING_BYTES = 16 << 20
+MAX_WAITING_BYTES = 16 << 20
 # A reader that does not have to wait gives others their turn after so long.
 _TURN_S = 0.005
 # For what was written last to arrive, and for the peer to close first.
@@ -218,7 +218,7 @@ class Stream(asyncio.Protocol, Generic[Out, In]):
         # A peer that is behind with reading hears from us as soon as it does read.
         if is_asked and self._writable.is_set():
             self._put(Kind.PONG)
-        is_much = len(self._received) > _MAX_WAITING or self._num_waiting_bytes > _MAX_WAITING_BYTES
+        is_much = len(self._received) > _MAX_WAITING or self._num_waiting_bytes > MAX_WAITING_BYTES
         if is_much and self._reading and not self._over:
             self._reading = False
             self._transport.pause_reading()

@@ -1,4 +1,4 @@
-"""The asyncio thread of a worker, and what is called there."""
+"""The thread of a worker where its streams live."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import uvloop
-
-from baton.transfer.handoffs import Handoffs
-from baton.wire.streams import methods
-from baton.wire.streams.server import StreamServer
-from baton.worker.control import WorkerControl
-from baton.worker.events import EventLog
-from baton.worker.sessions import Sessions
 
 T = TypeVar("T")
 
@@ -48,18 +41,3 @@ class AsyncThread:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
-
-
-def add_methods(
-    server: StreamServer,
-    sessions: Sessions,
-    events: EventLog,
-    handoffs: Handoffs,
-    control: WorkerControl,
-) -> None:
-    """All that a worker can be asked."""
-    server.add(methods.SESSION, sessions.serve)
-    server.add(methods.KV_EVENTS, events.serve)
-    server.add(methods.HANDOFF, handoffs.serve)
-    server.add_single(methods.DRAIN, control.drain)
-    server.add_single(methods.UNDRAIN, control.undrain)
