@@ -11,7 +11,7 @@ from baton.core.clock import monotonic
 from baton.core.errors import BatonError, HandoffError
 from baton.core.request import TokenLogprobs
 from baton.engine.outputs import TokenRow
-from baton.gateway.workers.outbox import FORGET_BATCH
+from baton.gateway.workers.outbox import FORGET_BATCH, Outbox
 from baton.gateway.workers.session import Loss, WorkerSession
 from baton.v1 import common_pb2, session_pb2
 from baton.wire.request import submit_from_request
@@ -318,3 +318,22 @@ async def test_malformed_frame_costs_that_worker_only(bench: Bench) -> None:
     assert listener.lost
     session.drop(Loss("error", "again"))
     assert bench.owner.said.count("gone") == 1
+
+
+async def test_a_session_that_cannot_send_says_so_and_begins_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames that still come would hide that nothing is ever placed."""
+    session = await bench.up()
+    take, failures = Outbox.take, []
+
+    def fail_once(self: Outbox, slots: Any) -> session_pb2.SessionRequest:
+        if not failures:
+            failures.append("once")
+            raise ZeroDivisionError("this is a bug")
+        return take(self, slots)
+
+    monkeypatch.setattr(Outbox, "take", fail_once)
+    _, listener = bench.submit(session, seed=3, max_tokens=2)
+    await until(lambda: len(listener.rows) == 2)
+    assert bench.owner.said == ["up", "down", "up"]

@@ -8,14 +8,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from google.protobuf.wrappers_pb2 import BytesValue
 
 from baton.transfer import links
 from baton.transfer.hello import Greeter
 from baton.transfer.inproc import InprocTransport
 from baton.transfer.links import Link, Links, Message
-from baton.v1 import common_pb2
+from baton.v1 import common_pb2, transfer_pb2
+from baton.wire.streams.client import dial
 from baton.wire.streams.methods import HANDOFF
 from baton.wire.streams.server import StreamServer
+from baton.wire.streams.status import Code, StreamError
 from fakes.transfer import DIGEST, GROUP, TOKEN, make_arena
 
 
@@ -97,3 +100,18 @@ async def test_a_dial_that_fails_in_an_unforeseen_way_is_reported(
         dialler.links.dial(acceptor.ref)
         name, reason = await dialler.next()
         assert name == "failed" and "this is a bug" in reason
+
+
+async def test_garbage_after_hello_ends_the_stream_as_such() -> None:
+    async with ends() as (dialler, acceptor):
+        async with dial(acceptor.ref.address, TOKEN, HANDOFF) as caller:
+            caller.send(transfer_pb2.HandoffRequest(message=dialler.greeter.message))
+            assert await caller.read() is not None
+            # Its bytes are those of a HandoffRequest whose message cannot be parsed.
+            caller.send(BytesValue(value=b"\xff\xff"))
+            with pytest.raises(StreamError) as caught:
+                await caller.read()
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        assert (await acceptor.next())[0] == "up"
+        name, reason = await acceptor.next()
+        assert name == "down" and "cannot be parsed" in reason
