@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,41 +18,7 @@ from baton.wire.streams.methods import DRAIN, HANDOFF, UNDRAIN, Method
 from baton.wire.streams.server import StreamServer
 from baton.wire.streams.status import Code, StreamError
 from baton.wire.streams.stream import Stream
-
-TOKEN = "streams-test-token"
-Callee = Stream[transfer_pb2.HandoffResponse, transfer_pb2.HandoffRequest]
-Handler = Callable[[Callee], Awaitable[None]]
-
-
-def request(number: int = 1) -> transfer_pb2.HandoffRequest:
-    return transfer_pb2.HandoffRequest(message=transfer_pb2.HandoffMessage(attempt=number))
-
-
-def response(number: int = 1) -> transfer_pb2.HandoffResponse:
-    return transfer_pb2.HandoffResponse(message=transfer_pb2.HandoffMessage(attempt=number))
-
-
-async def echo(callee: Callee) -> None:
-    async for message in callee:
-        callee.send(transfer_pb2.HandoffResponse(message=message.message))
-
-
-@asynccontextmanager
-async def serving(handler: Handler = echo) -> AsyncIterator[StreamServer]:
-    it = StreamServer("127.0.0.1", 0, TOKEN)
-    it.add(HANDOFF, handler)
-    await it.start()
-    try:
-        yield it
-    finally:
-        await it.stop(0)
-
-
-@pytest.fixture(autouse=True)
-def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers made by hand close only when they are put out."""
-    for module in (server, stream):
-        monkeypatch.setattr(module, "LINGER_S", 0.05)
+from fakes.stream_ends import TOKEN, Callee, opening, request, response, serving
 
 
 async def ends(caller: Stream[Any, Any]) -> StreamError:
@@ -180,11 +145,6 @@ def end_of(data: bytes) -> stream_pb2.StreamEnd:
     [(kind, content)] = Deframer().feed(data)
     assert kind == Kind.END
     return stream_pb2.StreamEnd.FromString(content)
-
-
-def opening(method: str = HANDOFF.name) -> bytes:
-    start = stream_pb2.StreamOpen(method=method, token=TOKEN)
-    return PREFACE + frame(Kind.OPEN, start.SerializeToString())
 
 
 @pytest.mark.parametrize(

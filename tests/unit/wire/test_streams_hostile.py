@@ -18,15 +18,8 @@ from baton.wire.streams.methods import HANDOFF
 from baton.wire.streams.server import StreamServer
 from baton.wire.streams.status import Code, StreamError
 from baton.wire.streams.stream import Stream
+from fakes.stream_ends import TOKEN, Callee, opening, request, response, serving
 from fakes.until import until
-from unit.wire.test_streams import TOKEN, Callee, opening, request, response, serving
-
-
-@pytest.fixture(autouse=True)
-def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers made by hand close only when they are put out."""
-    for module in (server, stream):
-        monkeypatch.setattr(module, "LINGER_S", 0.05)
 
 
 def connected(it: StreamServer) -> socket.socket:

@@ -16,7 +16,7 @@ from baton.wire.streams.client import ask
 from baton.wire.streams.framing import Kind, frame
 from baton.wire.streams.methods import HANDOFF
 from fakes.certificates import Authority
-from unit.wire.test_streams import TOKEN, opening, request, serving
+from fakes.stream_ends import TOKEN, opening, request, serving
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,7 @@ from baton.wire.streams.methods import DRAIN, HANDOFF
 from baton.wire.streams.server import StreamServer
 from baton.wire.streams.status import Code, StreamError
 from fakes.certificates import Authority, Files
-from unit.wire.test_streams import echo, opening, request
-
-TOKEN = "streams-test-token"
+from fakes.stream_ends import TOKEN, echo, opening, request
 
 
 @pytest.fixture
