@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fakes.heard_signals import heard
 
 _SCRIPT = Path(__file__).with_name("in_namespaces")
 # A pod, and a daemon that left its session: in a control group below the node's, and told to stay.
@@ -34,18 +35,11 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.fixture(autouse=True)
-def hangup_is_heard() -> Iterator[None]:
-    """What runs under nohup ignores it, and so would every child; a shell cannot undo that."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 def _start(*command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [_SCRIPT, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    with heard(signal.SIGHUP):
+        return subprocess.Popen(
+            [_SCRIPT, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -17,6 +17,7 @@ import pytest
 
 from baton.cluster.processes import in_session, kill_session
 from fakes.free_port import free_port
+from fakes.heard_signals import heard
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -34,7 +35,7 @@ def test_serve_runs_the_gateway_and_its_workers() -> None:
             "- import_path: baton.cluster.serve_app:app\n"
             "  args: {engine.kind: mock, pools.decode: '2'}\n"
         )
-        with (Path(folder) / "out").open("wb") as out:
+        with (Path(folder) / "out").open("wb") as out, heard(signal.SIGINT):
             process = subprocess.Popen(
                 [str(Path(sys.executable).parent / "serve"), "run", str(config)],
                 stdout=out,
