@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from baton.core.settings import TlsSettings
+
 _NOW = datetime.datetime.now(datetime.UTC)
 _DAY = datetime.timedelta(days=1)
 
@@ -33,6 +35,11 @@ class Files:
     @property
     def ca(self) -> Path:
         return self.folder / "ca.crt"
+
+    @property
+    def settings(self) -> TlsSettings:
+        """Mutual TLS with them, by the default name."""
+        return TlsSettings(cert_file=self.cert, key_file=self.key, ca_file=self.ca)
 
 
 class Authority:

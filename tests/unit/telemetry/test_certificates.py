@@ -24,11 +24,6 @@ def authority() -> Authority:
     return Authority()
 
 
-@pytest.fixture
-def files(authority: Authority, tmp_path: Path) -> Files:
-    return authority.issue(tmp_path / "mine", "baton")
-
-
 def mutual(files: Files, server_name: str = "baton") -> TlsFiles:
     return TlsFiles("tls.", files.cert, files.key, files.ca, server_name)
 

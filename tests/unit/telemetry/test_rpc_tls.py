@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,7 @@ import grpc
 import pytest
 
 from baton.core.errors import ConfigError
-from baton.core.settings import TlsSettings
-from baton.telemetry import certificates, rpc
+from baton.telemetry import rpc
 from baton.telemetry.deployment_tls import use_tls
 from fakes.certificates import Authority, Files
 
@@ -22,25 +21,7 @@ TOKEN = "a-token"
 NAME = (("grpc.ssl_target_name_override", "baton"),)
 
 
-@pytest.fixture
-def authority() -> Authority:
-    return Authority()
-
-
-@pytest.fixture
-def files(authority: Authority, tmp_path: Path) -> Files:
-    return authority.issue(tmp_path / "mine", "baton")
-
-
-@pytest.fixture(autouse=True)
-def own_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(certificates, "LOOK_EVERY_S", 0.0)
-    yield
-    use_tls(TlsSettings())
-
-
-def settings(files: Files) -> TlsSettings:
-    return TlsSettings(cert_file=files.cert, key_file=files.key, ca_file=files.ca)
+pytestmark = pytest.mark.usefixtures("own_tls")
 
 
 def mine(files: Files, ca: bytes | None = None) -> grpc.ChannelCredentials:
@@ -96,13 +77,13 @@ async def refused(channel: Any, **kw: Any) -> grpc.aio.AioRpcError:
 
 
 async def test_two_of_one_deployment_talk(files: Files) -> None:
-    use_tls(settings(files))
+    use_tls(files.settings)
     async with served() as server, rpc.channel(server.address, TOKEN) as channel:
         assert await echo(channel) == b"hi"
 
 
 async def test_the_token_is_asked_for_all_the_same(files: Files) -> None:
-    use_tls(settings(files))
+    use_tls(files.settings)
     async with served() as server, rpc.channel(server.address, "another") as channel:
         assert (await refused(channel)).code() is grpc.StatusCode.UNAUTHENTICATED
     assert server.num_calls == 0
@@ -111,7 +92,7 @@ async def test_the_token_is_asked_for_all_the_same(files: Files) -> None:
 async def test_strangers_are_turned_away_and_disturb_nobody(
     authority: Authority, files: Files, tmp_path: Path
 ) -> None:
-    use_tls(settings(files))
+    use_tls(files.settings)
     foreign = Authority("another").issue(tmp_path / "foreign", "baton")
     ca, token = files.ca.read_bytes(), rpc.auth_metadata(TOKEN)
     async with served() as server, rpc.channel(server.address, TOKEN) as friend:
@@ -137,16 +118,16 @@ async def test_a_server_of_another_authority_or_name_is_not_trusted(
     authority: Authority, files: Files, tmp_path: Path
 ) -> None:
     foreign = Authority("another").issue(tmp_path / "foreign", "baton")
-    use_tls(settings(foreign))
+    use_tls(foreign.settings)
     async with served() as server:
-        use_tls(settings(files))
+        use_tls(files.settings)
         async with rpc.channel(server.address, TOKEN) as channel:
             assert "CERTIFICATE_VERIFY_FAILED" in ((await refused(channel)).details() or "")
 
     other = authority.issue(tmp_path / "other", "llm")
-    use_tls(settings(other).model_copy(update={"server_name": "llm"}))
+    use_tls(other.settings.model_copy(update={"server_name": "llm"}))
     async with served() as server:
-        use_tls(settings(files))
+        use_tls(files.settings)
         async with rpc.channel(server.address, TOKEN) as channel:
             assert "Hostname" in ((await refused(channel)).details() or "")
     assert server.num_calls == 0
@@ -154,7 +135,7 @@ async def test_a_server_of_another_authority_or_name_is_not_trusted(
 
 async def test_a_client_with_tls_gets_nothing_from_a_plain_server(files: Files) -> None:
     async with served() as server:
-        use_tls(settings(files))
+        use_tls(files.settings)
         async with rpc.channel(server.address, TOKEN) as channel:
             assert (await refused(channel)).code() is grpc.StatusCode.UNAVAILABLE
 
@@ -163,7 +144,7 @@ async def test_new_authorities_replace_the_old_on_open_channels_and_ports(
     files: Files, tmp_path: Path
 ) -> None:
     """All files are replaced by those of another authority, as when a root is given up."""
-    use_tls(settings(files))
+    use_tls(files.settings)
     old = mine(files)
     async with served() as server, rpc.channel(server.address, TOKEN) as channel:
         stream = channel.stream_stream("/x/stream")()
@@ -186,4 +167,4 @@ async def test_new_authorities_replace_the_old_on_open_channels_and_ports(
 def test_files_of_no_use_are_errors_at_once(files: Files) -> None:
     files.key.unlink()
     with pytest.raises(ConfigError, match=r"tls\.key_file"):
-        use_tls(settings(files))
+        use_tls(files.settings)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from baton.core.settings import TlsSettings
-from baton.telemetry import certificates
 from baton.telemetry.deployment_tls import use_tls
 from baton.v1 import worker_pb2
 from baton.wire.streams.client import ask, dial
@@ -21,26 +20,7 @@ from baton.wire.streams.status import Code, StreamError
 from fakes.certificates import Authority, Files
 from fakes.stream_ends import TOKEN, echo, opening, request
 
-
-@pytest.fixture
-def authority() -> Authority:
-    return Authority()
-
-
-@pytest.fixture
-def files(authority: Authority, tmp_path: Path) -> Files:
-    return authority.issue(tmp_path / "mine", "baton")
-
-
-@pytest.fixture(autouse=True)
-def own_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(certificates, "LOOK_EVERY_S", 0.0)
-    yield
-    use_tls(TlsSettings())
-
-
-def settings(files: Files) -> TlsSettings:
-    return TlsSettings(cert_file=files.cert, key_file=files.key, ca_file=files.ca)
+pytestmark = pytest.mark.usefixtures("own_tls")
 
 
 @asynccontextmanager
@@ -68,19 +48,19 @@ async def refused(it: StreamServer, token: str = TOKEN) -> StreamError:
 
 
 async def test_two_of_one_deployment_talk(files: Files) -> None:
-    use_tls(settings(files))
+    use_tls(files.settings)
     async with served() as it:
         assert await answered(it)
 
 
 async def test_the_token_is_asked_for_all_the_same(files: Files) -> None:
-    use_tls(settings(files))
+    use_tls(files.settings)
     async with served() as it:
         assert (await refused(it, "another")).code is Code.UNAUTHENTICATED
 
 
 async def test_who_shows_no_certificate_gets_no_answer(files: Files, tmp_path: Path) -> None:
-    use_tls(settings(files))
+    use_tls(files.settings)
     nobody = ssl.create_default_context(cafile=str(files.ca))
     foreign = ssl.create_default_context(cafile=str(files.ca))
     other = Authority("another").issue(tmp_path / "foreign", "baton")
@@ -106,26 +86,26 @@ async def test_a_server_of_another_authority_or_name_is_not_trusted(
     authority: Authority, files: Files, tmp_path: Path
 ) -> None:
     foreign = Authority("another").issue(tmp_path / "foreign", "baton")
-    use_tls(settings(foreign))
+    use_tls(foreign.settings)
     async with served() as it:
-        use_tls(settings(files))
+        use_tls(files.settings)
         assert "CERTIFICATE_VERIFY_FAILED" in (await refused(it)).details
 
     other = authority.issue(tmp_path / "other", "llm")
-    use_tls(settings(other).model_copy(update={"server_name": "llm"}))
+    use_tls(other.settings.model_copy(update={"server_name": "llm"}))
     async with served() as it:
-        use_tls(settings(files))
+        use_tls(files.settings)
         assert "ostname" in (await refused(it)).details
 
 
 async def test_a_client_with_tls_gets_nothing_from_a_plain_server(files: Files) -> None:
     async with served() as it:
-        use_tls(settings(files))
+        use_tls(files.settings)
         assert (await refused(it)).code is Code.UNAVAILABLE
 
 
 async def test_a_client_without_tls_gets_nothing_from_a_server_with_it(files: Files) -> None:
-    use_tls(settings(files))
+    use_tls(files.settings)
     async with served() as it:
         use_tls(TlsSettings())
         assert (await refused(it)).code is Code.UNAVAILABLE
@@ -133,7 +113,7 @@ async def test_a_client_without_tls_gets_nothing_from_a_server_with_it(files: Fi
 
 async def test_new_authorities_hold_for_new_calls_and_leave_open_ones(files: Files) -> None:
     """All files are replaced by those of another authority, as when a root is given up."""
-    use_tls(settings(files))
+    use_tls(files.settings)
     async with served() as it, dial(it.address, TOKEN, HANDOFF) as open_call:
         open_call.send(request(1))
         assert await open_call.read() is not None
